@@ -1,0 +1,1 @@
+"""Checked by pyright and mypy, never run: what users may and may not write."""
