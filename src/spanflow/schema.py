@@ -6,17 +6,41 @@ import re
 import reprlib
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from enum import Enum
 from functools import partial
-from typing import Annotated, Any, ClassVar, Final, ForwardRef, Generic, Literal, NewType, TypeVar, Union, cast
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Final,
+    ForwardRef,
+    Generic,
+    Literal,
+    NewType,
+    NotRequired,
+    Required,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+)
 
-import typing_extensions
-from pydantic import BaseModel, ConfigDict, PydanticUserError, Secret, SecretBytes, SecretStr, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    PydanticUserError,
+    Secret,
+    SecretBytes,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic.errors import PydanticUndefinedAnnotation
 from pydantic.json_schema import GenerateJsonSchema
-from pydantic_core import SchemaError, to_json as write_json
-from typing_extensions import NotRequired, ReadOnly, Required, TypeAliasType, get_args, get_origin, is_protocol, is_typeddict
+from pydantic_core import SchemaError
+from pydantic_core import to_json as write_json
+from typing_extensions import ReadOnly, TypeAliasType, TypeVarTuple, Unpack, is_protocol, is_typeddict
 
 from spanflow.errors import DefinitionError, SpanflowError
 
@@ -52,8 +76,12 @@ class Schema(Generic[T]):
             self.validate = self._validate_first
 
     def restore(self, value: Any) -> T:
-        """Give back the typed value that ``to_json`` wrote, from its parsed JSON. Raises ``pydantic.ValidationError``."""
-        return self._complete().validator.validate_json(_write(value), by_alias=True, by_name=True)
+        """Give back the typed value that ``to_json`` wrote, from its parsed JSON.
+
+        Raises ``pydantic.ValidationError`` where the annotation has changed since and the value no longer fits.
+        """
+        restored: T = self._complete().validator.validate_json(_write(value), by_alias=True, by_name=True)
+        return restored
 
     def json_schema(self) -> dict[str, Any]:
         """The JSON schema (draft 2020-12) of values that ``validate`` accepts."""
@@ -68,7 +96,8 @@ class Schema(Generic[T]):
         annotation = self.annotation
         if is_typeddict(annotation) and not hasattr(annotation, "__pydantic_config__"):
             # Pydantic takes no config for a bare TypedDict, but does for an alias of one.
-            annotation = TypeAliasType(annotation.__name__, annotation)
+            alias: Any = TypeAliasType
+            annotation = alias(annotation.__name__, annotation)
         try:
             try:
                 self._adapter = TypeAdapter(annotation, config=CONFIG)
@@ -96,7 +125,8 @@ class Schema(Generic[T]):
         return self._adapter
 
     def _validate_first(self, value: Any) -> T:
-        return self._complete().validator.validate_python(value)
+        self._complete()
+        return self.validate(value)
 
 
 class _JsonSchema(GenerateJsonSchema):
@@ -113,18 +143,20 @@ def annotation_name(annotation: Any) -> str:
         return " | ".join(map(annotation_name, args))
     if origin is Literal:
         return f"Literal[{', '.join(map(repr, args))}]"
-    if origin is not None and annotation is not typing.Tuple:  # noqa: UP006  the old spelling may come in
-        names = ", ".join(map(annotation_name, args)) or ("()" if origin is tuple else "")
+    if origin is not None:
+        names = ", ".join(map(annotation_name, args)) or ("()" if annotation == tuple[()] else "")
         return f"{annotation_name(origin)}[{names}]" if names else annotation_name(origin)
     if annotation is None or annotation is types.NoneType:
         return "None"
     if annotation is Ellipsis:
         return "..."
-    if isinstance(annotation, list):  # the parameters of a Callable
-        return f"[{', '.join(map(annotation_name, cast(list[Any], annotation)))}]"
+    if type(annotation) is list:  # the parameters of a Callable
+        parameters: list[Any] = annotation
+        return f"[{', '.join(map(annotation_name, parameters))}]"
     if isinstance(annotation, str | ForwardRef):
         return annotation if isinstance(annotation, str) else annotation.__forward_arg__
-    return getattr(annotation, "__name__", None) or repr(annotation)
+    name: str | None = getattr(annotation, "__name__", None)
+    return name or repr(annotation)
 
 
 # --- JSON
@@ -164,9 +196,11 @@ def _writable(value: Any) -> bool:
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping):
-        yield from ((f"[{key!r}]", part) for key, part in cast(Mapping[Any, Any], value).items())
+        entries: Mapping[Any, Any] = value
+        yield from ((f"[{key!r}]", part) for key, part in entries.items())
     elif isinstance(value, list | tuple | set | frozenset):
-        yield from ((f"[{index}]", part) for index, part in enumerate(cast(list[Any], value)))
+        items: Collection[Any] = value
+        yield from ((f"[{index}]", part) for index, part in enumerate(items))
     else:
         yield from ((f".{name}", part) for name, part in fields_of(value).items())
 
@@ -255,17 +289,20 @@ def _secret_fields(annotation: Any, depth: int) -> frozenset[str]:
 
 def _is_secret(annotation: Any) -> bool:
     annotation = _plain(annotation)
-    return annotation in (SecretStr, SecretBytes) or get_origin(annotation) is Secret or any(map(_is_secret, get_args(annotation)))
+    secret = annotation in (SecretStr, SecretBytes) or get_origin(annotation) is Secret
+    return secret or any(map(_is_secret, get_args(annotation)))
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _hints(annotation: Any) -> dict[str, Any]:
-    if not isinstance(annotation, type) or not (
-        issubclass(annotation, BaseModel) or dataclasses.is_dataclass(annotation) or is_typeddict(annotation)
-    ):
+    if not (_is_model(annotation) or hasattr(annotation, "__dataclass_fields__") or is_typeddict(annotation)):
         return {}
     try:
         return typing.get_type_hints(annotation, include_extras=True)
-    except (NameError, TypeError):
+    except (NameError, TypeError):  # a name known only where the class was written
         return {}
 
 
@@ -367,7 +404,9 @@ def _fits_class(source: Any, target: Any, depth: int) -> bool:
     if any(is_protocol(each) or each is _CALLABLE for each in (kind, wanted)):
         return True
     if is_typeddict(wanted):
-        return _fits_typeddict(kind, wanted, depth) if is_typeddict(kind) else _fits_class(source, Mapping[str, Any], depth)
+        if is_typeddict(kind):
+            return _fits_typeddict(kind, wanted, depth)
+        return _fits_class(source, Mapping[str, Any], depth)
     try:
         if not issubclass(kind, (wanted, *_PROMOTED.get(wanted, ()))):
             return False
@@ -391,7 +430,7 @@ def _fits_typeddict(source: Any, target: Any, depth: int) -> bool:
 
 
 def _fits_tuple(source: tuple[Any, ...], target: tuple[Any, ...], depth: int) -> bool:
-    if any(get_origin(part) is typing_extensions.Unpack or not _hashable_type(part) for part in (*source, *target)):
+    if any(map(_is_unpacked, (*source, *target))):
         return True
     if target[-1:] == (Ellipsis,):
         return all(_fits(part, target[0], depth + 1) for part in source if part is not Ellipsis)
@@ -400,15 +439,17 @@ def _fits_tuple(source: tuple[Any, ...], target: tuple[Any, ...], depth: int) ->
     return len(source) == len(target) and all(_fits(a, b, depth + 1) for a, b in zip(source, target, strict=True))
 
 
-def _hashable_type(part: Any) -> bool:
-    return not isinstance(part, typing_extensions.TypeVarTuple)
+def _is_unpacked(part: Any) -> bool:
+    return get_origin(part) is Unpack or getattr(part, "__unpacked__", False) or isinstance(part, TypeVarTuple)
 
 
-def _fits_arguments(kind: Any, args: tuple[Any, ...] | None, wanted: Any, wanted_args: tuple[Any, ...], depth: int) -> bool:
+def _fits_arguments(
+    kind: Any, args: tuple[Any, ...] | None, wanted: Any, wanted_args: tuple[Any, ...], depth: int
+) -> bool:
     """Compare type arguments where both classes use them alike."""
     if kind is tuple and args:
         args = (Union[tuple(part for part in args if part is not Ellipsis)],)  # noqa: UP007  made at run time
-    elif kind is not wanted and isinstance(kind, type) and issubclass(kind, BaseModel):
+    elif kind is not wanted and _is_model(kind):
         found = (split[1] for base in kind.__mro__ if (split := _split(base)) and split[0] is wanted)
         kind, args = wanted, next(found, None)
     elif issubclass(kind, Mapping) and args and len(wanted_args) == 1:
@@ -417,13 +458,22 @@ def _fits_arguments(kind: Any, args: tuple[Any, ...] | None, wanted: Any, wanted
     alike = kind is wanted or kind.__module__ in {"builtins", "collections", "collections.abc"}
     if not alike or args is None or len(args) != len(wanted_args):
         return True
-    metadata = getattr(wanted, "__pydantic_generic_metadata__", None) or {}
-    parameters = metadata.get("parameters") or getattr(wanted, "__parameters__", ())
-    flexible = [p.__contravariant__ or getattr(p, "__infer_variance__", False) for p in parameters if isinstance(p, TypeVar)]
-    flexible += [False] * len(args)
+    parameters = (*_type_parameters(wanted), *args)  # builtins name no parameters: theirs count as covariant
     return all(
-        _fits(a, b, depth + 1) or (either and _fits(b, a, depth + 1))
-        for a, b, either in zip(args, wanted_args, flexible, strict=False)
+        _fits(a, b, depth + 1) or (_may_be_contravariant(parameter) and _fits(b, a, depth + 1))
+        for a, b, parameter in zip(args, wanted_args, parameters, strict=False)
+    )
+
+
+def _type_parameters(kind: Any) -> tuple[Any, ...]:
+    metadata: dict[str, Any] = getattr(kind, "__pydantic_generic_metadata__", None) or {}
+    found: tuple[Any, ...] = metadata.get("parameters") or getattr(kind, "__parameters__", None) or ()
+    return found
+
+
+def _may_be_contravariant(parameter: Any) -> bool:
+    return isinstance(parameter, TypeVar) and (
+        parameter.__contravariant__ or getattr(parameter, "__infer_variance__", False)
     )
 
 
@@ -469,7 +519,7 @@ def signature_types(fn: Callable[..., Any], localns: Mapping[str, Any] | None = 
     try:
         signature = inspect.signature(fn)
     except (ValueError, TypeError) as error:
-        raise DefinitionError(f"{fn!r} has no signature that Python can read. Wrap it in a function of your own.") from error
+        raise DefinitionError(f"{fn!r} has no signature to read. Wrap it in a function of your own.") from error
     hints = _resolve(fn, localns or {})
     parameters = (
         ParameterType(name, hints.get(name, Any), parameter.kind, parameter.default)
@@ -503,5 +553,6 @@ def _unresolved(fn: Any, error: Exception) -> DefinitionError:
     which = ", ".join(f"`{name}: {written[name]}`" for name in guilty)
     return DefinitionError(
         f"The annotation {which} of {getattr(fn, '__name__', fn)}() cannot be resolved: {error}. "
-        "Import or define its names before the function, in its module or the enclosing function, not only under `if TYPE_CHECKING:`."
+        "Import or define its names before the function, in its module or the enclosing function, "
+        "not only under `if TYPE_CHECKING:`."
     )
