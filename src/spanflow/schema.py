@@ -6,7 +6,7 @@ import re
 import reprlib
 import types
 import typing
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from functools import partial
 from typing import (
@@ -74,6 +74,10 @@ class Schema(Generic[T]):
         if not self._adapter.pydantic_complete:
             # A forward reference to a class that the module defines further down: complete at the first value.
             self.validate = self._validate_first
+
+    def accepts(self, value: Any) -> bool:
+        """Whether the value is of this type as it stands, with no conversion."""
+        return self._complete().validator.isinstance_python(value, strict=True)
 
     def restore(self, value: Any) -> T:
         """Give back the typed value that ``to_json`` wrote, from its parsed JSON.
@@ -150,9 +154,8 @@ def annotation_name(annotation: Any) -> str:
         return "None"
     if annotation is Ellipsis:
         return "..."
-    if type(annotation) is list:  # the parameters of a Callable
-        parameters: list[Any] = annotation
-        return f"[{', '.join(map(annotation_name, parameters))}]"
+    if issubclass(type(annotation), list):  # the parameters of a Callable
+        return f"[{', '.join(map(annotation_name, annotation))}]"
     if isinstance(annotation, str | ForwardRef):
         return annotation if isinstance(annotation, str) else annotation.__forward_arg__
     name: str | None = getattr(annotation, "__name__", None)
@@ -195,12 +198,10 @@ def _writable(value: Any) -> bool:
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        entries: Mapping[Any, Any] = value
-        yield from ((f"[{key!r}]", part) for key, part in entries.items())
-    elif isinstance(value, list | tuple | set | frozenset):
-        items: Collection[Any] = value
-        yield from ((f"[{index}]", part) for index, part in enumerate(items))
+    if issubclass(type(value), Mapping):
+        yield from ((f"[{key!r}]", part) for key, part in value.items())
+    elif issubclass(type(value), list | tuple | set | frozenset):
+        yield from ((f"[{index}]", part) for index, part in enumerate(value))
     else:
         yield from ((f".{name}", part) for name, part in fields_of(value).items())
 
