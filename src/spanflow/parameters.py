@@ -107,7 +107,7 @@ class Parameters:
         by_name: dict[Any, Any] = dict(value) if issubclass(type(value), Mapping) else fields_of(value)
         if self._sole is not None and (self._sole.accepts(value) or tuple(by_name) != self.names):
             return {self.names[0]: value}
-        return by_name if by_name or (value is None and not self.names) else self.validate(value)
+        return by_name if by_name or (value is None and not self.names) else self._schema.validate(value)
 
 
 def _parse(text: str) -> Docstring:

@@ -57,7 +57,7 @@ class Schema(Generic[T]):
 
     ``validate(value)`` is pydantic's own bound method, in lax mode: one C call. It raises ``pydantic.ValidationError``.
     A plain class is checked with ``isinstance``; ``Any`` and a missing annotation check nothing.
-    Bytes are base64 in JSON, except inside a model or dataclass, whose own config governs its fields.
+    Bytes are base64 in JSON, except inside a model or pydantic dataclass, whose own config governs its fields.
     """
 
     __slots__ = ("_adapter", "annotation", "name", "validate")
@@ -76,8 +76,12 @@ class Schema(Generic[T]):
             self.validate = self._validate_first
 
     def accepts(self, value: Any) -> bool:
-        """Whether the value is of this type as it stands, with no conversion."""
-        return self._complete().validator.isinstance_python(value, strict=True)
+        """Whether the value is of this type as it stands: validation would leave it as it is."""
+        try:
+            checked: Any = self._complete().validator.validate_python(value, strict=True)
+        except ValidationError:
+            return False
+        return checked is value or (type(checked) is type(value) and bool(checked == value))
 
     def restore(self, value: Any) -> T:
         """Give back the typed value that ``to_json`` wrote, from its parsed JSON.
@@ -98,8 +102,8 @@ class Schema(Generic[T]):
 
     def _build(self) -> None:
         annotation = self.annotation
-        if is_typeddict(annotation) and not hasattr(annotation, "__pydantic_config__"):
-            # Pydantic takes no config for a bare TypedDict, but does for an alias of one.
+        if _takes_fields(annotation) and not hasattr(annotation, "__pydantic_config__"):
+            # Pydantic takes no config for a bare TypedDict or dataclass, but does for an alias of one.
             alias: Any = TypeAliasType
             annotation = alias(annotation.__name__, annotation)
         try:
@@ -298,8 +302,12 @@ def _is_model(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
+def _takes_fields(annotation: Any) -> bool:
+    return isinstance(annotation, type) and (hasattr(annotation, "__dataclass_fields__") or is_typeddict(annotation))
+
+
 def _hints(annotation: Any) -> dict[str, Any]:
-    if not (_is_model(annotation) or hasattr(annotation, "__dataclass_fields__") or is_typeddict(annotation)):
+    if not (_is_model(annotation) or _takes_fields(annotation)):
         return {}
     try:
         return typing.get_type_hints(annotation, include_extras=True)
