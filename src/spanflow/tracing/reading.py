@@ -138,7 +138,7 @@ def _unwrapped(value: object, marked: frozenset[str]) -> tuple[object, frozenset
     """Look through what only stands around a value: enum members and root models."""
     if isinstance(value, Enum):
         return value.value, marked
-    if isinstance(value, RootModel):
+    if issubclass(type(value), RootModel):
         model = cast(RootModel[object], value)
         for field in fields_of(model) or ():  # the one field, `root`
             return (REDACTED if field.redacted else model.root), marked | field.marked
