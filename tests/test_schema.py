@@ -14,11 +14,14 @@ from typing import (
     Any,
     Generic,
     Literal,
+    LiteralString,
     NamedTuple,
     NewType,
     NotRequired,
     Optional,
+    ParamSpec,
     Protocol,
+    Self,
     TypeVar,
     Union,
     cast,
@@ -138,7 +141,7 @@ class Holder:
     client: Client
 
 
-unannotated: Any = lambda value: value  # noqa: E731
+unannotated: Callable[[Any], Any] = lambda value: value  # noqa: E731
 
 
 class Login(BaseModel):
@@ -344,6 +347,16 @@ class TestDescribe:
         assert "hunter2" not in describe(problem(list[Login], [wrong]), list[Login])
         assert "hunter2" not in describe(problem(int, wrong), dict[str, Login] | int)
 
+    def test_finds_secret_fields_in_recursive_and_generic_models(self) -> None:
+        class Node(BaseModel):
+            code: list[SecretStr] | None = Field(default=None, alias="Code")
+            children: "list[Node]" = []
+
+        wrong = {"value": {"children": [{"Code": ["hunter2", 3]}]}}
+        assert describe(problem(Box[Node], wrong), Box[Node]) == (
+            "value.children[0].Code[1]: Input should be a valid string"
+        )
+
     def test_shows_no_secret_of_a_model_that_came_in_whole(self) -> None:
         class Account(BaseModel):
             password: str
@@ -487,6 +500,12 @@ class TestFits:
     @pytest.mark.parametrize(("source", "target"), UNFIT)
     def test_fails_for(self, source: Any, target: Any) -> None:
         assert not fits(source, target)
+
+    @pytest.mark.parametrize("odd", [Generic, LiteralString, Self, tuple, Callable, ParamSpec("P"), 3, [int], len])
+    def test_passes_what_it_does_not_know(self, odd: Any) -> None:
+        assert annotation_name(odd)
+        assert fits(odd, odd)
+        assert fits(list[odd], list[odd])
 
     @pytest.mark.skipif(sys.version_info < (3, 12), reason="needs the `type` statement")
     def test_follows_recursive_aliases(self) -> None:

@@ -37,6 +37,7 @@ from pydantic import (
     ValidationError,
 )
 from pydantic.errors import PydanticUndefinedAnnotation
+from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import SchemaError
 from pydantic_core import to_json as write_json
@@ -117,7 +118,7 @@ class Schema(Generic[T]):
                 self.validate = self._adapter.validator.validate_python
         except (PydanticUserError, PydanticUndefinedAnnotation, SchemaError, TypeError) as error:
             raise DefinitionError(
-                f"pydantic cannot handle the type {self.name}: {str(error).splitlines()[0]} "
+                f"pydantic cannot handle the type {self.name}: {str(error).splitlines()[0].rstrip('.')}. "
                 "Give the model that holds it `model_config = ConfigDict(arbitrary_types_allowed=True)`, "
                 "or pass live objects such as clients as deps."
             ) from error
@@ -151,7 +152,7 @@ def annotation_name(annotation: Any) -> str:
         return " | ".join(map(annotation_name, args))
     if origin is Literal:
         return f"Literal[{', '.join(map(repr, args))}]"
-    if origin is not None:
+    if origin is not None and origin is not annotation:  # Generic is its own origin
         names = ", ".join(map(annotation_name, args)) or ("()" if annotation == tuple[()] else "")
         return f"{annotation_name(origin)}[{names}]" if names else annotation_name(origin)
     if annotation is None or annotation is types.NoneType:
@@ -237,7 +238,7 @@ def describe(error: ValidationError, annotation: Any = None) -> str:
     that was validated is given, of a field that it types as ``SecretStr``.
     """
     problems = error.errors(include_url=False, include_context=False)
-    secrets = _secret_fields(annotation, 0)
+    secrets = _secret_fields(annotation)
     lines = [_problem(problem, secrets) for problem in problems[:5]]
     if len(problems) > 5:
         lines.append(f"… and {len(problems) - 5} more")
@@ -280,22 +281,24 @@ class _Hidden:
         return "***"
 
 
-def _secret_fields(annotation: Any, depth: int) -> frozenset[str]:
+def _secret_fields(annotation: Any) -> frozenset[str]:
     """Names of the fields, at any depth of the annotation, that it types as secrets."""
-    annotation = _plain(annotation)
     names: set[str] = set()
-    if depth < 8:
-        for part in get_args(annotation):
-            names |= _secret_fields(part, depth + 1)
-        for name, part in _hints(annotation).items():
-            names |= {name} if _is_secret(part) else _secret_fields(part, depth + 1)
+    parts = _nested(annotation)
+    for part in parts:  # grows
+        for name, field in _hints(part).items():
+            inner = _nested(field)
+            if any(each in (SecretStr, SecretBytes) or get_origin(each) is Secret for each in inner):
+                names.add(name)
+            parts += [each for each in inner if each not in parts]
     return frozenset(names)
 
 
-def _is_secret(annotation: Any) -> bool:
-    annotation = _plain(annotation)
-    secret = annotation in (SecretStr, SecretBytes) or get_origin(annotation) is Secret
-    return secret or any(map(_is_secret, get_args(annotation)))
+def _nested(annotation: Any) -> list[Any]:
+    parts = [_plain(annotation)]
+    for part in parts:  # grows; a recursive alias ends where it meets itself
+        parts += [each for each in map(_plain, get_args(part)) if each not in parts]
+    return parts
 
 
 def _is_model(annotation: Any) -> bool:
@@ -307,7 +310,12 @@ def _takes_fields(annotation: Any) -> bool:
 
 
 def _hints(annotation: Any) -> dict[str, Any]:
-    if not (_is_model(annotation) or _takes_fields(annotation)):
+    """Types of the fields of a model (also under their aliases), dataclass or TypedDict; empty for anything else."""
+    if _is_model(annotation):
+        fields: dict[str, FieldInfo] = annotation.model_fields
+        named = ((key, field) for name, field in fields.items() for key in (name, field.alias, field.validation_alias))
+        return {key: field.annotation for key, field in named if isinstance(key, str)}
+    if not _takes_fields(annotation):
         return {}
     try:
         return typing.get_type_hints(annotation, include_extras=True)
