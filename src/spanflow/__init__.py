@@ -1,0 +1,83 @@
+"""spanflow: workflows whose every run is one complete OpenTelemetry trace."""
+
+from spanflow.context import StepContext
+from spanflow.errors import (
+    DefinitionError,
+    EventTimeout,
+    InvalidInput,
+    InvalidOutput,
+    LoopLimit,
+    NoBranchMatched,
+    NotSuspended,
+    OutsideRun,
+    RunCanceled,
+    RunConflict,
+    RunFailed,
+    RunNotFound,
+    RunSuspended,
+    RunUnsuccessful,
+    SpanflowError,
+    StepNotCompleted,
+    StepTimeout,
+    UnknownEvent,
+)
+from spanflow.events import Event, StepError
+from spanflow.logs import TraceContextFilter
+from spanflow.outcome import Err, Ok
+from spanflow.result import WorkflowResult
+from spanflow.retry import Retry
+from spanflow.run import Run, RunStream
+from spanflow.runtime import Runtime
+from spanflow.state import RunState, StepResult
+from spanflow.step import Step, step
+from spanflow.stores.memory import MemoryStore
+from spanflow.tool import Tool, ToolResult, tool
+from spanflow.tracing.options import TracingContext, TracingOptions
+from spanflow.tracing.redaction import Redacted
+from spanflow.tracing.setup import configure_tracing
+from spanflow.workflow import Workflow
+
+__all__ = [
+    "DefinitionError",
+    "Err",
+    "Event",
+    "EventTimeout",
+    "InvalidInput",
+    "InvalidOutput",
+    "LoopLimit",
+    "MemoryStore",
+    "NoBranchMatched",
+    "NotSuspended",
+    "Ok",
+    "OutsideRun",
+    "Redacted",
+    "Retry",
+    "Run",
+    "RunCanceled",
+    "RunConflict",
+    "RunFailed",
+    "RunNotFound",
+    "RunState",
+    "RunStream",
+    "RunSuspended",
+    "RunUnsuccessful",
+    "Runtime",
+    "SpanflowError",
+    "Step",
+    "StepContext",
+    "StepError",
+    "StepNotCompleted",
+    "StepResult",
+    "StepTimeout",
+    "Tool",
+    "ToolResult",
+    "TraceContextFilter",
+    "TracingContext",
+    "TracingOptions",
+    "UnknownEvent",
+    "Workflow",
+    "WorkflowResult",
+    "configure_tracing",
+    "step",
+    "tool",
+]

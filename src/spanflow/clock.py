@@ -1,0 +1,50 @@
+"""Time as the runtime sees it: a small port, so that tests can own it."""
+
+import asyncio
+import time
+from typing import Any, Protocol
+
+
+class Timeout(Protocol):
+    """What ``asyncio.timeout`` returns."""
+
+    async def __aenter__(self) -> Any: ...
+
+    async def __aexit__(self, kind: Any, error: Any, trace: Any) -> bool | None: ...
+
+    def expired(self) -> bool:
+        """Tell whether it was this timeout that cancelled the body."""
+        ...
+
+
+class Clock(Protocol):
+    """Where a run takes its time from. ``spanflow.testing.FakeClock`` makes waiting instant."""
+
+    def time_ns(self) -> int:
+        """Return nanoseconds since the epoch, on the clock of the spans."""
+        ...
+
+    async def sleep_until(self, deadline_ns: int) -> None:
+        """Return when ``time_ns()`` has reached ``deadline_ns``."""
+        ...
+
+    def timeout(self, seconds: float) -> Timeout:
+        """Cancel the body after ``seconds`` and raise ``TimeoutError`` in its place, as ``asyncio.timeout`` does."""
+        ...
+
+
+_LONGEST_NAP = 3600.0  # s: a timer this long is re-armed, so that a wall clock that jumps is noticed within the hour
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def time_ns(self) -> int:
+        return time.time_ns()
+
+    async def sleep_until(self, deadline_ns: int) -> None:
+        while (left := (deadline_ns - time.time_ns()) / 1e9) > 0:
+            await asyncio.sleep(min(left, _LONGEST_NAP))
+
+    def timeout(self, seconds: float) -> Timeout:
+        return asyncio.timeout(seconds)

@@ -1,0 +1,391 @@
+"""What a workflow is made of: its plan, and the user's code that the plan names. Checked whenever it grows."""
+
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, Protocol, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from spanflow.errors import DefinitionError
+from spanflow.outcome import Err, Ok
+from spanflow.parameters import Parameters
+from spanflow.plan import (
+    Body,
+    BranchArm,
+    BranchMode,
+    BranchNode,
+    ForeachNode,
+    LoopNode,
+    MapNode,
+    Node,
+    OnError,
+    ParallelNode,
+    Plan,
+    RetryPlan,
+    SleepNode,
+    StepNode,
+    ToolNode,
+    WaitNode,
+    WorkflowNode,
+    bodies,
+)
+from spanflow.retry import NO_RETRY, Retry
+from spanflow.schema import Schema, annotation_name, fits
+from spanflow.step import Step, checked_id, checked_timeout, name_of
+from spanflow.tool import Tool
+
+Locals = Mapping[str, Any]
+
+
+class HasDefinition(Protocol):
+    """A workflow, as the layers below it know it."""
+
+    @property
+    def definition(self) -> "Definition": ...
+
+
+StepLike = Step[Any, Any, Any] | Tool[Any, Any, Any] | HasDefinition
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """A workflow as the runtime sees it. Immutable: each operation returns a larger one.
+
+    ``bindings`` maps the names in the plan to the user's code: steps, conditions and functions as ``Step``, nested
+    workflows as ``Definition``. ``output`` is the annotation of the last value.
+    """
+
+    plan: Plan
+    input: Schema[Any]
+    output: Any
+    declared_output: Schema[Any] | None = None
+    state: Schema[Any] | None = None
+    retry: Retry = NO_RETRY
+    bindings: Mapping[str, "Step[Any, Any, Any] | Definition"] = field(default_factory=dict[str, Any])
+    events: Mapping[str, Schema[Any]] = field(default_factory=dict[str, Any])
+
+    @property
+    def id(self) -> str:
+        return self.plan.workflow_id
+
+    def step(self, name: str) -> Step[Any, Any, Any]:
+        """Return the code that a node names. Raises ``DefinitionError`` where the workflow has changed under the run."""
+        found = self.bindings.get(name)
+        if not isinstance(found, Step):
+            raise DefinitionError(_gone(self.id, name, self.bindings))
+        return found
+
+    def nested(self, name: str) -> "Definition":
+        """Return the nested workflow that a node names."""
+        found = self.bindings.get(name)
+        if not isinstance(found, Definition):
+            raise DefinitionError(_gone(self.id, name, self.bindings))
+        return found
+
+    # --- growing
+
+    def then(self, body: StepLike) -> "Definition":
+        node, bound = self._body(body)
+        self._check_fits(node, bound, self.output)
+        return self._grown(node, {node.id: bound}, _output(bound))
+
+    def parallel(self, arms: Sequence[StepLike], on_error: OnError, id: str | None) -> "Definition":
+        if not arms:
+            raise DefinitionError(f"Workflow {self.id!r}: parallel() needs at least one arm.")
+        _require_choice("on_error", on_error, ("fail", "collect"))
+        pairs = [self._body(arm) for arm in arms]
+        for node, bound in pairs:
+            self._check_fits(node, bound, self.output)
+        container = ParallelNode(
+            id=self._container_id(id, "parallel"), arms=tuple(node for node, _ in pairs), on_error=on_error
+        )
+        output: Any = tuple[tuple(_output(bound) for _, bound in pairs)]  # pyright: ignore[reportInvalidTypeArguments]  # built at run time
+        return self._grown(container, {node.id: bound for node, bound in pairs}, output)
+
+    def branch(
+        self,
+        arms: Sequence[tuple[Callable[..., Any], StepLike]],
+        default: StepLike | None,
+        mode: BranchMode,
+        id: str | None,
+        localns: Locals,
+    ) -> "Definition":
+        if not arms:
+            raise DefinitionError(f"Workflow {self.id!r}: branch() needs at least one (condition, step) pair.")
+        _require_choice("mode", mode, ("first", "all"))
+        container_id = self._container_id(id, "branch")
+        bindings: dict[str, Step[Any, Any, Any] | Definition] = {}
+        made: list[BranchArm] = []
+        outputs: list[Any] = []
+        for index, arm in enumerate(arms):
+            condition, body = _pair(arm, self.id)
+            node, bound = self._body(body)
+            self._check_fits(node, bound, self.output)
+            name = f"{container_id}#when:{index}"
+            bindings |= {name: _function(condition, name, "condition", localns), node.id: bound}
+            made.append(BranchArm(condition=name, body=node))
+            outputs.append(_output(bound))
+        otherwise: Body | None = None
+        if default is not None:
+            otherwise, bound = self._body(default)
+            self._check_fits(otherwise, bound, self.output)
+            bindings[otherwise.id] = bound
+            outputs.append(_output(bound))
+        container = BranchNode(id=container_id, arms=tuple(made), default=otherwise, mode=mode)
+        either: Any = Union[tuple(outputs)]
+        return self._grown(container, bindings, dict[str, either] if mode == "all" else either)
+
+    def foreach(self, body: StepLike, concurrency: int, on_error: OnError) -> "Definition":
+        if concurrency < 1:
+            raise DefinitionError(f"Workflow {self.id!r}: foreach(concurrency={concurrency}) must be at least 1.")
+        _require_choice("on_error", on_error, ("fail", "collect"))
+        node, bound = self._body(body)
+        item = _item_of(self.output)
+        if item is None:
+            raise DefinitionError(
+                f"Workflow {self.id!r}: foreach({node.id}) runs over a list, but {self._before()} gives {annotation_name(self.output)}."
+                f" Return a list there, or put .map(...) in between."
+            )
+        self._check_fits(node, bound, item)
+        output: Any = _output(bound)
+        container = ForeachNode(id=node.id, body=node, concurrency=concurrency, on_error=on_error)
+        given = list[Ok[output] | Err] if on_error == "collect" else list[output]
+        return self._grown(container, {node.id: bound}, given)
+
+    def loop(
+        self,
+        body: StepLike,
+        condition: Callable[..., Any],
+        *,
+        until: bool,
+        max_iterations: int | None,
+        localns: Locals,
+    ) -> "Definition":
+        if max_iterations is not None and max_iterations < 1:
+            raise DefinitionError(f"Workflow {self.id!r}: max_iterations={max_iterations} must be at least 1.")
+        node, bound = self._body(body)
+        self._check_fits(node, bound, self.output)
+        self._check_fits(node, bound, _output(bound), "its own last iteration")
+        name = f"{node.id}#{'until' if until else 'while'}"
+        container = LoopNode(id=node.id, body=node, condition=name, until=until, max_iterations=max_iterations)
+        bindings = {node.id: bound, name: _function(condition, name, "condition", localns)}
+        return self._grown(container, bindings, _output(bound))
+
+    def map(self, fn: Callable[..., Any], id: str | None, localns: Locals) -> "Definition":
+        node = MapNode(id=checked_id(id, "map") if id else self._free_id(name_of(fn, "map")))
+        bound = _function(fn, node.id, "map function", localns)
+        self._check_fits(node, bound, self.output)
+        return self._grown(node, {node.id: bound}, bound.output.annotation)
+
+    def sleep(self, duration: float | Callable[..., Any], id: str | None, localns: Locals) -> "Definition":
+        node_id = checked_id(id, "sleep") if id else self._free_id("sleep")
+        if callable(duration):
+            bound = _function(duration, f"{node_id}#seconds", "sleep function", localns)
+            return self._grown(SleepNode(id=node_id), {bound.id: bound}, self.output)
+        if not 0 <= duration < float("inf"):
+            raise DefinitionError(f"Workflow {self.id!r}: sleep({duration!r}) must be 0 s or more, and finite.")
+        return self._grown(SleepNode(id=node_id, seconds=duration), {}, self.output)
+
+    def sleep_until(self, moment: datetime | Callable[..., Any], id: str | None, localns: Locals) -> "Definition":
+        node_id = checked_id(id, "sleep") if id else self._free_id("sleep")
+        if isinstance(moment, datetime):
+            if moment.tzinfo is None:
+                raise DefinitionError(
+                    f"Workflow {self.id!r}: sleep_until({moment.isoformat()}) has no time zone."
+                    " Give it one: datetime(..., tzinfo=timezone.utc)."
+                )
+            return self._grown(SleepNode(id=node_id, until=moment), {}, self.output)
+        bound = _function(moment, f"{node_id}#until", "sleep_until function", localns)
+        return self._grown(SleepNode(id=node_id), {bound.id: bound}, self.output)
+
+    def wait_for_event(self, name: str, payload: Any, timeout: float | None, id: str | None) -> "Definition":
+        schema: Schema[Any] = Schema(payload)
+        known = self.events.get(name)
+        if known is not None and known.annotation != schema.annotation:
+            raise DefinitionError(
+                f"Workflow {self.id!r} already waits for event {name!r} with payload {known.name}, now with {schema.name}."
+                " Use the same payload model, or another event name."
+            )
+        node_id = checked_id(id, "event") if id else self._free_id(checked_id(name, "event"))
+        checked_timeout(timeout, f"wait_for_event({name!r})")
+        node = WaitNode(id=node_id, event=name, timeout=timeout, payload_schema=schema.json_schema())
+        grown = self._grown(node, {}, schema.annotation)
+        return replace(grown, events={**self.events, name: schema})
+
+    def with_id(self, id: str) -> "Definition":
+        return replace(self, plan=self.plan.model_copy(update={"workflow_id": checked_id(id, "workflow")}))
+
+    def complete(self) -> "Definition":
+        """Check what only a whole workflow can be checked for.
+
+        Raises:
+            DefinitionError: it has no steps, or its last step does not give the declared output.
+        """
+        if not self.plan.nodes:
+            raise DefinitionError(f"Workflow {self.id!r} has no steps. Add one: .then(step).")
+        if self.declared_output is not None and not fits(self.output, self.declared_output.annotation):
+            raise DefinitionError(
+                f"Workflow {self.id!r} declares output={self.declared_output.name}, but {self._before()} gives"
+                f" {annotation_name(self.output)}. Change one of them, or end with .map(...)."
+            )
+        return self
+
+    @property
+    def result_schema(self) -> Schema[Any]:
+        return self.declared_output or Schema(self.output)
+
+    # --- pieces
+
+    def _body(self, body: StepLike) -> tuple[Body, "Step[Any, Any, Any] | Definition"]:
+        if isinstance(body, Tool):
+            return ToolNode(id=body.id, description=body.description), body.as_step()
+        if isinstance(body, Step):
+            retry = body.retry or self.retry
+            node = StepNode(
+                id=body.id,
+                retry=None if retry is NO_RETRY else _retry_plan(retry),
+                timeout=body.timeout,
+                description=body.description,
+            )
+            return node, body
+        nested = getattr(body, "definition", None)
+        if not isinstance(nested, Definition):
+            raise DefinitionError(
+                f"Workflow {self.id!r}: {body!r} is no step. Decorate the function with @step or @tool,"
+                " or use .map(function) to reshape a value."
+            )
+        return WorkflowNode(id=nested.id, plan=nested.complete().plan), nested
+
+    def _grown(self, node: Node, bindings: Mapping[str, Any], output: Any) -> "Definition":
+        inside = [each.id for each in bodies(node)]
+        own = [node.id] if node.id not in inside else []
+        self._check_unique([*inside, *own])
+        events = dict(self.events)
+        for bound in bindings.values():
+            if isinstance(bound, Definition):
+                events |= bound.events
+        plan = Plan.model_construct(**{**dict(self.plan), "nodes": (*self.plan.nodes, node)})
+        return replace(self, plan=plan, bindings={**self.bindings, **bindings}, output=output, events=events)
+
+    def _ids(self) -> set[str]:
+        return {id for node in self.plan.nodes for id in (node.id, *(each.id for each in bodies(node)))}
+
+    def _check_unique(self, ids: Iterable[str]) -> None:
+        seen = self._ids()
+        for id in ids:
+            if id in seen:
+                raise DefinitionError(
+                    f"Workflow {self.id!r} has two steps with id {id!r}."
+                    f" Give the second use another id: {id}.with_id('{id}_2')."
+                )
+            seen.add(id)
+
+    def _container_id(self, id: str | None, default: str) -> str:
+        return checked_id(id, default) if id else self._free_id(default)
+
+    def _free_id(self, wanted: str) -> str:
+        taken = self._ids()
+        number, free = 1, wanted
+        while free in taken:
+            number += 1
+            free = f"{wanted}_{number}"
+        return free
+
+    def _before(self) -> str:
+        return repr(self.plan.nodes[-1].id) if self.plan.nodes else "the workflow's input"
+
+    def _check_fits(
+        self, node: Node, bound: "Step[Any, Any, Any] | Definition", given: Any, source: str | None = None
+    ) -> None:
+        """Refuse a body that cannot take ``given``, what ``source`` (by default the node before) returns."""
+        target = bound.input.annotation
+        if isinstance(bound, Step) and bound.parameters is not None:
+            problem = _tool_misfit(bound.parameters, given)
+        else:
+            problem = None if fits(given, target) else f"takes {annotation_name(target)}"
+        if problem is not None:
+            raise DefinitionError(
+                f"Workflow {self.id!r}: {node.id!r} {problem}, but {source or self._before()} gives {annotation_name(given)}."
+                f" Change one of the annotations, or put .map(...) in between."
+            )
+
+
+def _output(bound: "Step[Any, Any, Any] | Definition") -> Any:
+    if isinstance(bound, Step):
+        return bound.output.annotation
+    return bound.output if bound.declared_output is None else bound.declared_output.annotation
+
+
+def _function(fn: Callable[..., Any], name: str, what: str, localns: Locals) -> Step[Any, Any, Any]:
+    if not callable(fn):
+        raise DefinitionError(f"A {what} must be a function of (value) or (value, ctx), got {fn!r}.")
+    made = Step.of(fn, id="x", what=what, localns=dict(localns), description="", runs_inline=True)
+    made.id = name
+    return made
+
+
+def _pair(arm: Any, workflow_id: str) -> tuple[Callable[..., Any], StepLike]:
+    if not (isinstance(arm, tuple) and len(arm) == 2):  # pyright: ignore[reportUnknownArgumentType]  # bad input
+        raise DefinitionError(f"Workflow {workflow_id!r}: branch() takes (condition, step) pairs, got {arm!r}.")
+    return arm  # pyright: ignore[reportUnknownVariableType]  # checked just above
+
+
+def _item_of(annotation: Any) -> Any:
+    """Return the annotation of a list's items, Any where it is unknown, None where it is no list."""
+    origin, arguments = get_origin(annotation) or annotation, get_args(annotation)
+    if annotation is Any or isinstance(annotation, str) or not (isinstance(origin, type) or origin is Union):
+        return Any
+    if origin in (Union, types.UnionType):
+        items = [_item_of(each) for each in arguments]
+        return None if None in items else Union[tuple(items)]
+    if not issubclass(origin, Sequence) or issubclass(origin, (str, bytes, bytearray)):
+        return None
+    if not arguments:
+        return Any
+    if issubclass(origin, tuple):
+        return Union[tuple(each for each in arguments if each is not ...)]
+    return arguments[0]
+
+
+def _tool_misfit(parameters: Parameters, source: Any) -> str | None:
+    """Say what a tool lacks when its arguments are taken from a value of this type; None when it may fit."""
+    if not (isinstance(source, type) and issubclass(source, (BaseModel, int, float, str, bytes))):
+        return None
+    names: tuple[str, ...] = parameters.names
+    if len(names) == 1 and fits(source, parameters.annotations[names[0]]):
+        return None
+    required = list(parameters.json_schema.get("required", ()))
+    has = source.model_fields if issubclass(source, BaseModel) else {}
+    missing = [name for name in required if name not in has]
+    return f"needs {', '.join(missing)}" if missing else None
+
+
+def _retry_plan(retry: Retry) -> RetryPlan:
+    def names(kinds: Any) -> tuple[str, ...]:
+        return tuple(
+            f"{kind.__module__}.{kind.__qualname__}" for kind in (kinds if isinstance(kinds, tuple) else (kinds,))
+        )
+
+    return RetryPlan(
+        max_attempts=retry.max_attempts,
+        delay=retry.delay,
+        backoff=retry.backoff,
+        max_delay=retry.max_delay,
+        jitter=retry.jitter,
+        retry_on=names(retry.retry_on),
+        give_up_on=names(retry.give_up_on),
+    )
+
+
+def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise DefinitionError(f"{name}={value!r} must be {' or '.join(map(repr, choices))}.")
+
+
+def _gone(workflow_id: str, name: str, bindings: Mapping[str, Any]) -> str:
+    return (
+        f"The run was started with a plan of workflow {workflow_id!r} that names {name!r}, which the workflow no longer has"
+        f" (it has {', '.join(sorted(bindings)) or 'nothing'}). Bring the step back under this id to finish the run."
+    )

@@ -1,0 +1,240 @@
+"""One stretch of a run in this process: from its start or resumption until it ends or suspends."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import Context
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from spanflow.clock import Clock
+from spanflow.context import Place, T, enter_step
+from spanflow.definition import Definition
+from spanflow.engines.local_ops import LocalOps
+from spanflow.errors import InvalidOutput, RunConflict
+from spanflow.events import Envelope, Finish, FinishPayload, FinishStatus, Start, StartPayload, StepError
+from spanflow.failure import failure
+from spanflow.interpret import Bailed, Canceled, Failed, Outcome, Suspended, Value, interpret
+from spanflow.journal import Journal
+from spanflow.ports import Message, RunRecord, Store
+from spanflow.schema import Schema, describe
+from spanflow.state import RunState
+from spanflow.tracing import metrics, names
+from spanflow.tracing.spans import Link, RootScope
+
+ANNOUNCE_AFTER = 1.0  # s: a run that lasts longer makes itself visible before it ends
+
+
+@dataclass(slots=True)
+class Launch:
+    """All that it takes to continue a run from its journal."""
+
+    record: RunRecord
+    definition: Definition
+    root: RootScope
+    state: RunState
+    start: StartPayload
+    deps: Any = None
+    inbox: list[Message] = field(default_factory=list[Message])
+    resume_schemas: dict[str, Schema[Any]] = field(default_factory=dict[str, Schema[Any]])
+    resumed_by: Sequence[Link] = ()
+
+
+class Drive:
+    """Executes a stretch. What steps see of their run (``RunSide``), and what the engine holds of it."""
+
+    def __init__(self, launch: Launch, store: Store, clock: Clock) -> None:
+        self._launch = launch
+        self._store = store
+        self.clock = clock
+        self.run_id = launch.record.run_id
+        self.state = launch.state
+        self.deps = launch.deps
+        self.runtime_context: Mapping[str, Any] = launch.record.runtime_context
+        self.root = launch.root
+        self.resume_schemas = launch.resume_schemas
+        self.journal = Journal(store, launch.state, self.run_id, launch.root.trace_id)
+        self.inbox = launch.inbox
+        self.arrived = asyncio.Event()
+        self._values_are_live = bool(getattr(store, "is_live", False))
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._task: asyncio.Task[None] | None = None
+        self._on_end: Callable[[Drive], None] = _nothing
+        self._finishing = False
+        self.first_seq = 1
+
+    # --- what steps see
+
+    def time_ns(self) -> int:
+        return self.clock.time_ns()
+
+    def record(self, event: type[Envelope], payload: BaseModel, path: str, span_id: str | None, at: int) -> None:
+        if threading.get_ident() == self._thread:
+            self._record(event, payload, path, span_id, at)
+        else:
+            self._loop.call_soon_threadsafe(self._record, event, payload, path, span_id, at)
+
+    def change_state(self, scope: str, values: dict[str, Any]) -> None:
+        self.journal.change_state(scope, values)
+
+    def revive(self, schema: Schema[T], value: Any) -> T:
+        return schema.validate(value) if self._values_are_live else schema.restore(value)
+
+    # --- what the engine does
+
+    async def begin(self) -> None:
+        """Record the start. Raises RunConflict where somebody else did."""
+        launch, at = self._launch, self.clock.time_ns()
+        self.first_seq = self.state.seq + 1
+        if self.state.seq == 0:
+            at = launch.record.created_at
+            self.state.values[""] = dict(launch.record.initial_state)
+            await self._store.create(launch.record, ())
+        self.journal.record(Start, launch.start, "", self.root.span_id, at)
+        await self.journal.flush()
+
+    async def end_canceled(self) -> None:
+        """Record that the run was canceled while nobody executed it."""
+        await self._finish(Canceled("canceled"))
+        self.journal.feed.close()
+
+    def launch(self, context: Context, on_end: "Callable[[Drive], None]") -> None:
+        """Execute in a task of its own, with its own copy of the caller's context."""
+        self._on_end = on_end
+        metrics.count_active(1, self.state.workflow_id)
+        self._task = self._loop.create_task(self._run(), name=f"spanflow-run-{self.run_id}", context=context)
+
+    async def ended(self) -> None:
+        """Return when the stretch is over. Being canceled while waiting does not stop the run."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    def cancel(self) -> None:
+        if self._task is not None and not self._finishing:
+            self._task.cancel()
+
+    def post(self, message: Message) -> None:
+        self.inbox.append(message)
+        self.arrived.set()
+
+    def take(self, name: str) -> Message | None:
+        """Take the oldest message of this name out of the inbox."""
+        for message in self.inbox:
+            if message.name == name:
+                self.inbox.remove(message)
+                return message
+        return None
+
+    def resumed_by(self, path: str) -> Sequence[Link]:
+        """Return links to whoever resumed this stretch, for the step at ``path``."""
+        resumed = self._launch.start.resumed
+        return self._launch.resumed_by if resumed is not None and resumed.path == path else ()
+
+    def announce_before(self, moment: int | None) -> None:
+        """Make the run visible now if it will wait until then, long after it started."""
+        if moment is None or moment - self.state.started_at > ANNOUNCE_AFTER * 1e9:
+            self.root.announce()
+
+    def _record(self, event: type[Envelope], payload: BaseModel, path: str, span_id: str | None, at: int) -> None:
+        if not event.lifecycle:
+            self.journal.stream(event, payload, path, span_id, at)
+            return
+        self.journal.record(event, payload, path, span_id, at)
+        self.journal.flush_soon()
+
+    async def _run(self) -> None:
+        definition, root = self._launch.definition, self.root
+        enter_step(None)
+        root.enter()
+        timer = self._loop.call_later(ANNOUNCE_AFTER, root.announce)
+        given = self.revive(definition.input, self.state.input)
+        place = Place(self, definition.id, "", given, definition.state, "")
+        outcome: Outcome | None
+        try:
+            root.capture_input(names.RUN_INPUT, given, definition.input.annotation)
+            outcome = await interpret(
+                self._launch.record.plan, Value(given, ""), LocalOps(self, root, definition, place)
+            )
+        except asyncio.CancelledError:
+            outcome = Canceled("canceled")
+        except RunConflict:  # somebody else drives this run now: it is theirs to finish
+            outcome = None
+        except Exception as error:
+            outcome = Failed(failure(error, ""), recorded=False)
+        finally:
+            timer.cancel()
+        self._finishing = True
+        metrics.count_active(-1, self.state.workflow_id)
+        try:
+            if outcome is not None:
+                await self._finish(outcome)
+        finally:
+            self._on_end(self)
+            self.journal.feed.close()
+
+    async def _finish(self, outcome: Outcome) -> None:
+        root, definition = self.root, self._launch.definition
+        if isinstance(outcome, Value | Bailed):
+            outcome = self._checked(outcome, definition)
+        at = self.clock.time_ns()
+        status: FinishStatus = "success"
+        problem: StepError | None = None
+        value = Value(None, None)
+        match outcome:
+            case Value():
+                value = outcome
+            case Bailed():
+                value = outcome.value
+            case Failed():
+                status, problem = "failed", outcome.problem
+            case Suspended():
+                status = "suspended"
+            case Canceled():
+                status = "canceled"
+        if status == "suspended":
+            root.announce()
+        else:
+            if status == "success":
+                root.capture_output(names.RUN_OUTPUT, value.data, definition.output)
+            error = outcome.exception if isinstance(outcome, Failed) else None
+            root.finish(at, status, error, record=isinstance(outcome, Failed) and not outcome.recorded)
+            seconds = (at - self.state.started_at) / 1e9
+            root.measure(metrics.workflow_duration, seconds, {names.WORKFLOW_NAME: definition.id}, error)
+        await root.spans.settle()
+        payload = FinishPayload(
+            status=status,
+            result=value.data,
+            result_ref=value.ref,
+            error=problem,
+            suspended=self.state.suspended if status == "suspended" else {},
+            duration=(at - self.state.started_at) / 1e9,
+            counts=self.state.counts.model_copy(
+                update={
+                    "spans": self.state.spans + root.spans.started,
+                    "spans_dropped": self.state.spans_dropped + root.spans.lost,
+                }
+            ),
+        )
+        self.journal.record(Finish, payload, "", root.span_id, at)
+        await self.journal.flush()
+
+    def _checked(self, outcome: Value | Bailed, definition: Definition) -> Outcome:
+        """Validate a result against the output that the workflow declares."""
+        schema = definition.declared_output
+        if schema is None:
+            return outcome
+        value = outcome.value if isinstance(outcome, Bailed) else outcome
+        try:
+            return Value(schema.validate(value.data), value.ref)
+        except ValidationError as error:
+            problem = InvalidOutput(
+                f"Workflow {definition.id!r} must give {schema.name}: {describe(error, schema.annotation)}"
+            )
+            return Failed(failure(problem, ""), recorded=False)
+
+
+def _nothing(drive: Drive) -> None:
+    """What happens at the end of a stretch that nobody holds."""

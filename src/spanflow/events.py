@@ -1,0 +1,312 @@
+"""What a run reports: one frozen model per event type, a union discriminated on ``type``.
+
+Lifecycle events are what the journal stores; ``step-output`` and ``tool-call-delta`` are only streamed.
+``Event`` is the union; ``parse_event`` reads one back from its JSON.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    model_serializer,
+)
+
+RunStatus = Literal["running", "success", "failed", "suspended", "canceled"]
+FinishStatus = Literal["success", "failed", "suspended", "canceled"]
+StepStatus = Literal["running", "waiting", "success", "bailed", "failed", "suspended", "canceled"]
+ResultStatus = Literal["success", "bailed", "failed", "canceled"]
+
+Ref = str | list[Any] | dict[str, Any]
+"""Where a value is already stored, so that it is stored once.
+
+A string is the path of the step whose output it is (``""``: the run's input), with ``:i`` behind it for element ``i``
+of that value, and ``path[*]`` for the outputs of all items of a foreach (``path[?]``: as ``Ok`` and ``Err``). A list or
+mapping is built of the refs inside it.
+"""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what was never given: an event's JSON names only what it has to say."""
+        dumped: dict[str, Any] = handler(self)
+        return {key: value for key, value in dumped.items() if key in self.model_fields_set or key in self._always}
+
+    _always: ClassVar[frozenset[str]] = frozenset()
+
+
+class StepError(_Frozen):
+    """A failure as data. ``exception`` is the exception itself, where the process still has it."""
+
+    path: str = Field(description="path of the step that failed; the run's own failures have the path of the node")
+    type: str = Field(description="class of the exception: bare for builtins, else module and qualified name")
+    message: str
+    traceback: str = ""
+    _exception: BaseException | None = PrivateAttr(default=None)
+
+    @property
+    def exception(self) -> BaseException | None:
+        return self._exception
+
+    def with_exception(self, exception: BaseException) -> "StepError":
+        """Attach the live exception; it is never stored."""
+        self._exception = exception
+        return self
+
+
+class Counts(_Frozen):
+    """Totals of a run, over all its stretches."""
+
+    steps: int = 0
+    tool_calls: int = 0
+    retries: int = 0
+    spans: int = 0
+    spans_dropped: int = 0
+
+    _always = frozenset({"steps", "tool_calls", "retries", "spans", "spans_dropped"})
+
+
+class Resumed(_Frozen):
+    """The answer that a stretch begins with."""
+
+    path: str
+    data: Any = None
+
+
+class StartPayload(_Frozen):
+    workflow_id: str
+    input: Any = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    resumed: Resumed | None = None
+
+    _always = frozenset({"metadata"})
+
+
+class StepStartPayload(_Frozen):
+    id: str
+    attempt: int
+    input: Any = Field(default=None, description="the value; in stored JSON left out in favour of input_ref")
+    input_ref: Ref | None = None
+    foreach_index: int | None = None
+    loop_iteration: int | None = None
+
+    @model_serializer(mode="wrap")
+    def _by_reference(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _by_reference(self, handler, "input")
+
+
+class StepOutputPayload(_Frozen):
+    id: str
+    output: Any
+
+
+class ToolCallPayload(_Frozen):
+    tool_call_id: str
+    tool_name: str
+    args: dict[str, Any]
+
+
+class ToolCallStreamingStartPayload(_Frozen):
+    tool_call_id: str
+    tool_name: str
+
+
+class ToolCallDeltaPayload(_Frozen):
+    tool_call_id: str
+    tool_name: str
+    delta: Any
+
+
+class ToolResultPayload(_Frozen):
+    tool_call_id: str
+    tool_name: str
+    result: Any = None
+    error: StepError | None = None
+
+
+class StepRetryPayload(_Frozen):
+    id: str
+    attempt: int = Field(description="the attempt that failed")
+    error: StepError
+    delay: float = Field(description="seconds until the next attempt")
+
+
+class StepSuspendedPayload(_Frozen):
+    id: str
+    payload: Any
+    resume_type: str | None = Field(default=None, description="the model of the answer, as module:qualified_name")
+
+
+class StepWaitingPayload(_Frozen):
+    id: str
+    until: int | None = Field(default=None, description="ns since the epoch")
+    event: str | None = None
+
+
+class StepResultPayload(_Frozen):
+    id: str
+    status: ResultStatus
+    output: Any = None
+    output_ref: Ref | None = None
+    error: StepError | None = None
+    message_id: str | None = Field(default=None, description="the sent event that a wait took")
+
+    @model_serializer(mode="wrap")
+    def _by_reference(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _by_reference(self, handler, "output")
+
+
+class StepFinishPayload(_Frozen):
+    id: str
+    attempt: int
+    duration: float = Field(description="seconds from step-start to step-result of this attempt")
+
+
+class FinishPayload(_Frozen):
+    status: FinishStatus
+    result: Any = None
+    result_ref: Ref | None = None
+    error: StepError | None = None
+    suspended: dict[str, Any] = Field(default_factory=dict, description="path → payload of each step that waits")
+    duration: float = Field(description="seconds since the run started, waiting included")
+    counts: Counts
+
+    @model_serializer(mode="wrap")
+    def _by_reference(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _by_reference(self, handler, "result")
+
+
+class Changes(_Frozen):
+    """What user code decided or changed since the event before; stored with the first event that follows from it."""
+
+    decisions: dict[str, Any] = Field(default_factory=dict, description="path of a condition → what it returned")
+    state: dict[str, dict[str, Any]] = Field(default_factory=dict, description="path of a workflow → fields it set")
+
+
+class Envelope(_Frozen):
+    """What all events have in common."""
+
+    lifecycle: ClassVar[bool] = True
+
+    run_id: str
+    seq: int = Field(description="1, 2, 3 … for lifecycle events; a delta carries that of the event before it")
+    timestamp: int = Field(description="ns since the epoch, on the clock of the spans")
+    trace_id: str | None = None
+    span_id: str | None = None
+    path: str = ""
+    changes: Changes | None = None
+
+    _always = frozenset({"type", "trace_id", "span_id", "path"})
+
+
+class Start(Envelope):
+    type: Literal["start"] = "start"
+    payload: StartPayload
+
+
+class StepStart(Envelope):
+    type: Literal["step-start"] = "step-start"
+    payload: StepStartPayload
+
+
+class StepOutput(Envelope):
+    lifecycle = False
+    type: Literal["step-output"] = "step-output"
+    payload: StepOutputPayload
+
+
+class ToolCall(Envelope):
+    type: Literal["tool-call"] = "tool-call"
+    payload: ToolCallPayload
+
+
+class ToolCallStreamingStart(Envelope):
+    type: Literal["tool-call-streaming-start"] = "tool-call-streaming-start"
+    payload: ToolCallStreamingStartPayload
+
+
+class ToolCallDelta(Envelope):
+    lifecycle = False
+    type: Literal["tool-call-delta"] = "tool-call-delta"
+    payload: ToolCallDeltaPayload
+
+
+class ToolResultEvent(Envelope):
+    type: Literal["tool-result"] = "tool-result"
+    payload: ToolResultPayload
+
+
+class StepRetry(Envelope):
+    type: Literal["step-retry"] = "step-retry"
+    payload: StepRetryPayload
+
+
+class StepSuspended(Envelope):
+    type: Literal["step-suspended"] = "step-suspended"
+    payload: StepSuspendedPayload
+
+
+class StepWaiting(Envelope):
+    type: Literal["step-waiting"] = "step-waiting"
+    payload: StepWaitingPayload
+
+
+class StepResultEvent(Envelope):
+    type: Literal["step-result"] = "step-result"
+    payload: StepResultPayload
+
+
+class StepFinish(Envelope):
+    type: Literal["step-finish"] = "step-finish"
+    payload: StepFinishPayload
+
+
+class Finish(Envelope):
+    type: Literal["finish"] = "finish"
+    payload: FinishPayload
+
+
+Event = Annotated[
+    Start
+    | StepStart
+    | StepOutput
+    | ToolCall
+    | ToolCallStreamingStart
+    | ToolCallDelta
+    | ToolResultEvent
+    | StepRetry
+    | StepSuspended
+    | StepWaiting
+    | StepResultEvent
+    | StepFinish
+    | Finish,
+    Field(discriminator="type"),
+]
+
+_ADAPTER: TypeAdapter[Event] = TypeAdapter(Event)
+
+
+def parse_event(data: str | bytes | Mapping[str, Any]) -> Event:
+    """Read an event back from its JSON, or from the mapping that the JSON holds.
+
+    Raises:
+        pydantic.ValidationError: it is no event.
+    """
+    if isinstance(data, (str, bytes)):
+        return _ADAPTER.validate_json(data)
+    return _ADAPTER.validate_python(data)
+
+
+def _by_reference(payload: BaseModel, handler: SerializerFunctionWrapHandler, name: str) -> dict[str, Any]:
+    given = payload.model_fields_set
+    dumped: dict[str, Any] = handler(payload)
+    by_reference = dumped.get(f"{name}_ref") is not None
+    return {key: value for key, value in dumped.items() if key in given and not (by_reference and key == name)}

@@ -1,0 +1,96 @@
+"""The protocols between the runtime and the outside world. Adapters know these, not each other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from spanflow.events import Event, RunStatus
+from spanflow.plan import Plan
+from spanflow.tracing.record import TraceRecord
+
+
+class RunRecord(BaseModel):
+    """What is fixed when a run is created. Everything that happens later is in its events."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run_id: str
+    workflow_id: str
+    created_at: int
+    plan: Plan
+    trace: TraceRecord
+    resource_id: str | None = None
+    initial_state: dict[str, Any] = {}
+    runtime_context: dict[str, Any] = {}
+
+
+class Message(BaseModel):
+    """Something sent to a run from outside, kept until the run takes it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    name: str
+    payload: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunQuery:
+    """Which runs to find; what is None does not restrict."""
+
+    status: RunStatus | None = None
+    workflow: str | None = None
+    trace_id: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict[str, Any])
+    limit: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRun:
+    """A run as ``find_runs`` lists it. Times are ns since the epoch."""
+
+    run_id: str
+    workflow_id: str
+    status: RunStatus
+    trace_id: str | None
+    metadata: dict[str, Any]
+    started_at: int
+    ended_at: int | None
+
+
+class Store(Protocol):
+    """Where journals live.
+
+    ``append`` is the only writer of a run's events. It refuses with ``RunConflict`` when the journal does not end at
+    ``expected_seq``: then somebody else drives the run.
+    """
+
+    async def create(self, record: RunRecord, events: Sequence[Event]) -> None:
+        """Keep a new run with its first events. Raises ``RunConflict`` where the id is taken."""
+        ...
+
+    async def append(self, run_id: str, events: Sequence[Event], *, expected_seq: int) -> None:
+        """Add lifecycle events to the end of a journal, all or none."""
+        ...
+
+    async def load(self, run_id: str) -> RunRecord:
+        """Return what was fixed at the start. Raises ``RunNotFound``."""
+        ...
+
+    async def read(self, run_id: str, *, after: int = 0, limit: int = 1000) -> Sequence[Event]:
+        """Return the events with ``seq > after``, in order, at most ``limit``."""
+        ...
+
+    async def find(self, query: RunQuery) -> Sequence[FoundRun]:
+        """Return matching runs, the newest first."""
+        ...
+
+    async def post(self, run_id: str, message: Message) -> None:
+        """Keep a message for a run."""
+        ...
+
+    async def messages(self, run_id: str) -> Sequence[Message]:
+        """Return all messages of a run, taken or not, in the order they were sent."""
+        ...

@@ -1,0 +1,57 @@
+"""When a failed step is tried again, and how long it waits before."""
+
+import random
+from dataclasses import dataclass
+
+from spanflow.errors import DefinitionError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """Try a failed step again, with exponential backoff and full-range jitter.
+
+    The delay before attempt ``n + 1`` is ``delay * backoff ** (n - 1)`` seconds, at most ``max_delay``, then spread
+    by ``jitter``: 0.1 means ±10 %. ``max_attempts`` counts the first attempt too: ``Retry(max_attempts=3)`` runs
+    a step at most three times. Only exceptions of ``retry_on`` are tried again, and never those of ``give_up_on``.
+
+    Raises:
+        DefinitionError: an option is out of range.
+    """
+
+    max_attempts: int = 3
+    delay: float = 0.1
+    backoff: float = 2.0
+    max_delay: float = 60.0
+    jitter: float = 0.1
+    retry_on: type[Exception] | tuple[type[Exception], ...] = Exception
+    give_up_on: type[Exception] | tuple[type[Exception], ...] = ()
+
+    def __post_init__(self) -> None:
+        _require(self.max_attempts >= 1, f"max_attempts={self.max_attempts} must be at least 1")
+        _require(self.delay >= 0, f"delay={self.delay} must be 0 s or more")
+        _require(self.backoff >= 1, f"backoff={self.backoff} must be at least 1 (1 keeps the delay constant)")
+        _require(self.max_delay >= 0, f"max_delay={self.max_delay} must be 0 s or more")
+        _require(0 <= self.jitter <= 1, f"jitter={self.jitter} must lie between 0 and 1")
+
+    def allows(self, error: BaseException, failures: int) -> bool:
+        """Tell whether a step that failed ``failures`` times, now with ``error``, is tried again."""
+        return (
+            failures < self.max_attempts and isinstance(error, self.retry_on) and not isinstance(error, self.give_up_on)
+        )
+
+    def delay_after(self, failures: int, draw: float | None = None) -> float:
+        """Return the seconds to wait after that many failures. ``draw`` in [0, 1) stands in for the random number."""
+        try:
+            plain = min(self.delay * self.backoff ** (failures - 1), self.max_delay)
+        except OverflowError:
+            plain = self.max_delay
+        spread = 2 * (random.random() if draw is None else draw) - 1
+        return min(plain * (1 + self.jitter * spread), self.max_delay)
+
+
+def _require(holds: bool, problem: str) -> None:
+    if not holds:
+        raise DefinitionError(f"Retry: {problem}.")
+
+
+NO_RETRY = Retry(max_attempts=1)

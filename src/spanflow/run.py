@@ -1,0 +1,390 @@
+"""A run, as its user holds it: start it, stream it, answer it, cancel it, watch it."""
+
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Generic
+
+from pydantic import BaseModel, ValidationError
+from typing_extensions import TypeVar
+
+from spanflow.definition import Definition
+from spanflow.engines.drive import Drive, Launch
+from spanflow.engines.local import LocalEngine
+from spanflow.errors import InvalidInput, NotSuspended, RunConflict, SpanflowError, UnknownEvent
+from spanflow.events import Event, Resumed, StartPayload
+from spanflow.ports import Message, RunRecord
+from spanflow.result import WorkflowResult, result_of
+from spanflow.schema import Schema, describe, to_json
+from spanflow.state import RunState
+from spanflow.stream import Subscription
+from spanflow.tracing.options import TracingContext, TracingOptions
+from spanflow.tracing.spans import ambient_link, open_run, reopen_run
+
+In_contra = TypeVar("In_contra", contravariant=True, default=Any)
+Out_co = TypeVar("Out_co", covariant=True, default=Any)
+
+_NO_OPTIONS = TracingOptions()
+
+
+class RunStream(AsyncIterator[Event], Generic[Out_co]):
+    """A subscription to one stretch of a run, from its ``start`` to its ``finish``. Leaving it does not stop the run.
+
+    Attributes:
+        run_id: the run.
+        trace_id: 32 hex digits, known before the first event; None only where no tracer provider is configured.
+    """
+
+    def __init__(self, run: "Run[Any, Out_co]", drive: Drive, subscription: Subscription) -> None:
+        self._run = run
+        self._drive = drive
+        self._subscription = subscription
+        self.run_id = run.run_id
+        self.trace_id = drive.root.trace_id
+
+    @property
+    def stream(self) -> AsyncIterator[Event]:
+        """The events; the same as iterating over this object."""
+        return self
+
+    def __aiter__(self) -> "RunStream[Out_co]":
+        return self
+
+    async def __anext__(self) -> Event:
+        return await anext(self._subscription)
+
+    async def get_workflow_state(self) -> WorkflowResult[Out_co]:
+        """Return the result, once the run has ended or suspended."""
+        return await self._run.result_of_stretch(self._drive)
+
+    async def aclose(self) -> None:
+        """Stop reading. The run goes on."""
+        self._subscription.close()
+
+
+class Run(Generic[In_contra, Out_co]):
+    """One execution of a workflow. Made by ``workflow.create_run()`` or ``runtime.create_run(workflow)``.
+
+    Attributes:
+        run_id: its id, given or made up.
+    """
+
+    def __init__(
+        self,
+        definition: Definition,
+        engine: LocalEngine,
+        *,
+        run_id: str | None = None,
+        resource_id: str | None = None,
+        deps: Any = None,
+        record: RunRecord | None = None,
+    ) -> None:
+        self.run_id = run_id or str(uuid.uuid4())
+        self._definition = definition
+        self._engine = engine
+        self._resource_id = resource_id
+        self._deps = deps
+        self._record = record
+        self._sent_early: list[Message] = []
+        self._answering: set[str] = set()
+
+    @property
+    def workflow_id(self) -> str:
+        return self._definition.id
+
+    @property
+    def trace_id(self) -> str | None:
+        """The trace id, once the run is started."""
+        return None if self._record is None else self._record.trace.trace_id
+
+    # --- starting
+
+    async def stream(
+        self,
+        input_data: In_contra,
+        *,
+        initial_state: BaseModel | Mapping[str, Any] | None = None,
+        runtime_context: Mapping[str, Any] | None = None,
+        tracing_context: TracingContext | None = None,
+        tracing_options: TracingOptions | None = None,
+    ) -> RunStream[Out_co]:
+        """Start the run and return its events.
+
+        Args:
+            input_data: the workflow's input, validated.
+            initial_state: the workflow's state to begin with.
+            runtime_context: JSON for the steps, stored with the run.
+            tracing_context: its ``current_span`` becomes the parent of the run; else the ambient span is.
+            tracing_options: what the root span carries.
+
+        Raises:
+            InvalidInput: a value does not fit; nothing was recorded.
+            RunConflict: the run was started before.
+        """
+        drive = await self._start(input_data, initial_state, runtime_context, tracing_context, tracing_options)
+        return self._stream_of(drive)
+
+    async def start(
+        self,
+        input_data: In_contra,
+        *,
+        initial_state: BaseModel | Mapping[str, Any] | None = None,
+        runtime_context: Mapping[str, Any] | None = None,
+        tracing_context: TracingContext | None = None,
+        tracing_options: TracingOptions | None = None,
+    ) -> WorkflowResult[Out_co]:
+        """Start the run and return its result once it ended or suspended. Takes and raises what ``stream`` does.
+
+        A failed step is a ``failed`` result, not an exception. To be canceled while waiting does not stop the run.
+        """
+        drive = await self._start(input_data, initial_state, runtime_context, tracing_context, tracing_options)
+        return await self.result_of_stretch(drive)
+
+    # --- answering
+
+    async def resume(self, resume_data: Any = None, step: Any = None) -> WorkflowResult[Out_co]:
+        """Answer a suspended step, and return the result once the run ended or suspended again.
+
+        Args:
+            resume_data: the answer, validated against the model that the step gave to ``suspend``.
+            step: the step, its id or its path; may be left out where only one waits.
+
+        Raises:
+            NotSuspended: nothing waits for an answer, not this step, or several do and ``step`` is missing.
+            InvalidInput: the answer does not fit; the step still waits.
+            RunConflict: somebody else answered first.
+        """
+        return await self.result_of_stretch(await self._resume(resume_data, step))
+
+    async def resume_stream(self, resume_data: Any = None, step: Any = None) -> RunStream[Out_co]:
+        """Answer a suspended step as ``resume`` does, and return the events of what follows."""
+        return self._stream_of(await self._resume(resume_data, step))
+
+    async def send_event(self, name: str, payload: Any = None) -> None:
+        """Send an event to ``wait_for_event``. One that comes early is kept.
+
+        Raises:
+            UnknownEvent: the workflow waits for no event of this name.
+            InvalidInput: the payload does not fit.
+            RunConflict: the run is over.
+        """
+        schema = self._definition.events.get(name)
+        if schema is None:
+            raise UnknownEvent(name, workflow_id=self.workflow_id, known=sorted(self._definition.events))
+        message = Message(id=uuid.uuid4().hex, name=name, payload=_validated(schema, payload, f"event {name!r}"))
+        if self._record is None:
+            self._sent_early.append(message)
+            return
+        state = await self._state()
+        if state.ended:
+            raise RunConflict(
+                f"Run {self.run_id!r} is over ({state.status}); event {name!r} was not kept.", run_id=self.run_id
+            )
+        await self._engine.send(self.run_id, message)
+
+    # --- watching and ending
+
+    async def wait(self) -> WorkflowResult[Out_co]:
+        """Return the result once the run has ended or suspended."""
+        drive = self._engine.executing(self.run_id)
+        if drive is not None:
+            return await self.result_of_stretch(drive)
+        return self._result(await self._state())
+
+    def observe_stream(self, after: int = 0) -> AsyncIterator[Event]:
+        """Replay the recorded events with ``seq > after``, then follow until the run ends or suspends."""
+        return self._engine.observe(self.run_id, after)
+
+    async def cancel(self) -> WorkflowResult[Out_co]:
+        """Cancel running steps at once, and return the result. A run that is over stays as it is.
+
+        Raises:
+            RunConflict: the run was not started.
+        """
+        if self._record is None:
+            raise RunConflict(f"Run {self.run_id!r} was not started: there is nothing to cancel.", run_id=self.run_id)
+        await self._engine.cancel(self.run_id)
+        state = await self._state()
+        if not state.ended:
+            drive = await self._engine.end_canceled(
+                self._launch(state, self._record, StartPayload(workflow_id=self.workflow_id))
+            )
+            state = drive.state
+        return self._result(state)
+
+    async def result_of_stretch(self, drive: Drive) -> WorkflowResult[Out_co]:
+        """Return what a stretch of this run came to, once it is over."""
+        await drive.ended()
+        return self._result(drive.state)
+
+    # --- inside
+
+    async def _start(
+        self,
+        input_data: Any,
+        initial_state: BaseModel | Mapping[str, Any] | None,
+        runtime_context: Mapping[str, Any] | None,
+        tracing_context: TracingContext | None,
+        tracing_options: TracingOptions | None,
+    ) -> Drive:
+        self._refuse_second_start()
+        definition, options = self._definition, tracing_options or _NO_OPTIONS
+        given = _validated(definition.input, input_data, f"workflow {definition.id!r}: input_data")
+        state = self._initial_state(initial_state)
+        context = _json_mapping("runtime_context", runtime_context)
+        at = self._engine.clock.time_ns()
+        root = open_run(
+            self.run_id,
+            definition.id,
+            options=options,
+            tracing_context=tracing_context,
+            runtime_context=context,
+            at=at,
+        )
+        record = RunRecord.model_construct(
+            run_id=self.run_id,
+            workflow_id=definition.id,
+            created_at=at,
+            plan=definition.plan,
+            trace=root.record,
+            resource_id=self._resource_id,
+            initial_state=state,
+            runtime_context=context,
+        )
+        self._record = record
+        start = StartPayload(workflow_id=definition.id, input=given, metadata=dict(options.metadata))
+        launch = Launch(record, definition, root, RunState(), start, self._deps, list(self._sent_early))
+        try:
+            return await self._engine.start(launch)
+        except BaseException:
+            self._record = None
+            raise
+
+    async def _resume(self, data: Any, step: Any) -> Drive:
+        record = self._started("resume")
+        state = await self._state()
+        path = self._suspended_path(state, step)
+        answer = self._answer(state, path, data)
+        self._answering.add(path)
+        try:
+            executing = self._engine.executing(self.run_id)
+            if executing is not None:  # another arm still runs: answer as soon as it is through
+                await executing.ended()
+                state = await self._state()
+                self._suspended_path(state, path)
+            resumed = Resumed(path=path, data=answer)
+            launch = self._launch(state, record, StartPayload(workflow_id=self.workflow_id, resumed=resumed))
+            messages = await self._engine.store.messages(self.run_id)
+            launch.inbox = [each for each in messages if each.id not in state.consumed]
+            launch.resumed_by = ambient_link()
+            return await self._engine.start(launch)
+        finally:
+            self._answering.discard(path)
+
+    def _launch(self, state: RunState, record: RunRecord, start: StartPayload) -> Launch:
+        return Launch(record, self._definition, reopen_run(self.run_id, record.trace), state, start, self._deps)
+
+    def _stream_of(self, drive: Drive) -> RunStream[Out_co]:
+        feed = drive.journal.feed
+        subscription = Subscription(self._engine.store, self.run_id, feed, after=drive.first_seq - 1, one_stretch=True)
+        return RunStream(self, drive, subscription)
+
+    async def _state(self) -> RunState:
+        executing = self._engine.executing(self.run_id)
+        if executing is not None:
+            return executing.state
+        return await self._engine.load_state(self.run_id)
+
+    def _result(self, state: RunState) -> WorkflowResult[Out_co]:
+        output = None if self._engine.values_are_live else self._definition.result_schema
+        return result_of(state, output, self._definition.state)
+
+    def _started(self, call: str) -> RunRecord:
+        if self._record is None:
+            raise NotSuspended(
+                f"Run {self.run_id!r} was not started, so it cannot {call}. Use run.start() or run.stream().",
+                run_id=self.run_id,
+            )
+        return self._record
+
+    def _refuse_second_start(self) -> None:
+        if self._record is not None:
+            raise RunConflict(
+                f"Run {self.run_id!r} was started before. A run executes once:"
+                " create another with create_run(), or continue this one with resume().",
+                run_id=self.run_id,
+            )
+
+    def _initial_state(self, given: BaseModel | Mapping[str, Any] | None) -> dict[str, Any]:
+        schema = self._definition.state
+        if schema is None:
+            return _json_mapping("initial_state", given if not isinstance(given, BaseModel) else given.model_dump())
+        value = _validated(schema, {} if given is None else given, f"workflow {self.workflow_id!r}: initial_state")
+        return (
+            {name: getattr(value, name) for name in type(value).model_fields} if isinstance(value, BaseModel) else value
+        )
+
+    def _suspended_path(self, state: RunState, step: Any) -> str:
+        """Find the one path that an answer is for."""
+        waiting = list(state.suspended)
+        name: str | None = step if step is None or isinstance(step, str) else step.id
+        if not waiting:
+            raise NotSuspended(
+                f"Run {self.run_id!r} is {state.status}: nothing waits for an answer.", run_id=self.run_id
+            )
+        listed = ", ".join(map(repr, waiting))
+        fitting = waiting if name is None else [p for p in waiting if name in (p, state.steps[p].id)]
+        if name in waiting:
+            fitting = [name]
+        if not fitting:
+            raise NotSuspended(
+                f"Run {self.run_id!r}: {name!r} does not wait for an answer. Waiting: {listed}.",
+                run_id=self.run_id,
+                suspended=waiting,
+            )
+        if len(fitting) > 1:
+            raise NotSuspended(
+                f"Run {self.run_id!r}: several steps wait for an answer: {listed}. Say which: resume(answer, step=path).",
+                run_id=self.run_id,
+                suspended=waiting,
+            )
+        if fitting[0] in self._answering:
+            raise RunConflict(
+                f"Run {self.run_id!r}: {fitting[0]!r} has just been answered by another resume().", run_id=self.run_id
+            )
+        return fitting[0]
+
+    def _answer(self, state: RunState, path: str, data: Any) -> Any:
+        schema = self._engine.resume_schema(self.run_id, path)
+        return data if schema is None else _validated(schema, data, f"the answer for {path!r}")
+
+
+def new_run(
+    definition: Definition,
+    engine: LocalEngine,
+    run_id: str | None,
+    resource_id: str | None,
+    deps: Any,
+) -> Run[Any, Any]:
+    """Return a run that was not started yet."""
+    if run_id is not None and not (isinstance(run_id, str) and run_id.strip()):  # pyright: ignore[reportUnnecessaryIsInstance]  # bad input
+        raise InvalidInput(f"run_id={run_id!r} must be a non-empty string, or None for a new one.")
+    return Run(definition.complete(), engine, run_id=run_id, resource_id=resource_id, deps=deps)
+
+
+def _validated(schema: Schema[Any], value: Any, what: str) -> Any:
+    try:
+        return schema.validate(value)
+    except ValidationError as error:
+        raise InvalidInput(f"{what} must be {schema.name}: {describe(error, schema.annotation)}") from None
+
+
+def _json_mapping(name: str, value: Mapping[str, Any] | None) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]  # bad input
+        raise InvalidInput(f"{name} must be a mapping, got {type(value).__name__}.")
+    try:
+        to_json(value)
+    except SpanflowError as error:
+        raise InvalidInput(f"{name} must be JSON: {error} Pass live objects as deps.") from None
+    return dict(value)

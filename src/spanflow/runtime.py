@@ -1,0 +1,133 @@
+"""A runtime: a store, the workflows that run on it, and the runs it executes."""
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from typing_extensions import TypeVar
+
+from spanflow.clock import Clock, SystemClock
+from spanflow.definition import Definition
+from spanflow.engines.local import LocalEngine
+from spanflow.errors import DefinitionError, SpanflowError
+from spanflow.events import RunStatus
+from spanflow.ports import FoundRun, RunQuery, Store
+from spanflow.run import Run, new_run
+from spanflow.stores.memory import MemoryStore
+from spanflow.workflow import Workflow
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+
+class Runtime:
+    """Create runs on a store, and find them again.
+
+    Use it as ``async with Runtime(store=..., workflows=[...]) as runtime``. At the end of the block runs that still
+    execute are canceled where the store is memory.
+
+    Args:
+        store: where journals live; by default this process's memory.
+        workflows: those whose runs may be found and continued here.
+        deps: live objects for the steps, as ``ctx.deps``, where a run is given none of its own.
+        clock: where runs take their time from; for tests.
+
+    Raises:
+        DefinitionError: two workflows have the same id, or one is not complete.
+    """
+
+    def __init__(
+        self,
+        store: Store | None = None,
+        workflows: Sequence[Workflow[Any, Any]] = (),
+        *,
+        deps: Any = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._store: Store = MemoryStore() if store is None else store
+        self._engine = LocalEngine(self._store, clock or SystemClock())
+        self._deps = deps
+        self._definitions: dict[str, Definition] = {}
+        for workflow in workflows:
+            self._register(workflow)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop what executes here."""
+        await self._engine.aclose()
+
+    async def create_run(
+        self,
+        workflow: Workflow[In, Out],
+        run_id: str | None = None,
+        resource_id: str | None = None,
+        deps: Any = None,
+    ) -> Run[In, Out]:
+        """Return a new run of a workflow on this runtime's store.
+
+        Raises:
+            DefinitionError: another workflow of the same id is registered here.
+        """
+        known = self._definitions.get(workflow.id)
+        if known is None:
+            self._register(workflow)
+        elif known is not workflow.definition and known.plan != workflow.plan:
+            raise DefinitionError(
+                f"This runtime has another workflow with id {workflow.id!r}. Give one of them another id: with_id()."
+            )
+        return new_run(workflow.definition, self._engine, run_id, resource_id, self._deps if deps is None else deps)
+
+    async def get_run(self, run_id: str, deps: Any = None) -> Run[Any, Any]:
+        """Return a run of this store, to watch or continue it.
+
+        Raises:
+            RunNotFound: the store has no such run.
+            SpanflowError: its workflow is not among those of this runtime.
+        """
+        record = await self._store.load(run_id)
+        definition = self._definitions.get(record.workflow_id)
+        if definition is None:
+            known = ", ".join(map(repr, self._definitions)) or "none"
+            raise SpanflowError(
+                f"Run {run_id!r} is of workflow {record.workflow_id!r}, which this runtime does not know (it knows {known})."
+                " Add it: Runtime(workflows=[...])."
+            )
+        return Run(
+            definition,
+            self._engine,
+            run_id=run_id,
+            resource_id=record.resource_id,
+            deps=self._deps if deps is None else deps,
+            record=record,
+        )
+
+    async def find_runs(
+        self,
+        *,
+        status: RunStatus | None = None,
+        workflow: str | Workflow[Any, Any] | None = None,
+        trace_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        limit: int = 100,
+    ) -> Sequence[FoundRun]:
+        """Return the runs that match all that is given, the newest first."""
+        query = RunQuery(
+            status=status,
+            workflow=workflow.id if isinstance(workflow, Workflow) else workflow,
+            trace_id=trace_id,
+            metadata=dict(metadata or {}),
+            limit=limit,
+        )
+        return await self._store.find(query)
+
+    def _register(self, workflow: Workflow[Any, Any]) -> None:
+        if workflow.id in self._definitions:
+            raise DefinitionError(f"Two workflows have the id {workflow.id!r}. Give one of them another: with_id().")
+        self._definitions[workflow.id] = workflow.definition.complete()

@@ -1,0 +1,246 @@
+"""The state of a run: a fold over its lifecycle events, and nothing else.
+
+``RunState.apply`` is the only thing that changes a state. It needs no clock, no store and no event loop, so the state
+of a run is the same wherever its events are read.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from spanflow.events import (
+    Counts,
+    Envelope,
+    Event,
+    Finish,
+    Ref,
+    RunStatus,
+    Start,
+    StepError,
+    StepFinish,
+    StepResultEvent,
+    StepRetry,
+    StepStart,
+    StepStatus,
+    StepSuspended,
+    StepWaiting,
+    ToolCall,
+)
+from spanflow.outcome import Err, Ok
+
+
+@dataclass(slots=True)
+class StepResult:
+    """What is known of one step, by path. Times are ns since the epoch."""
+
+    id: str
+    path: str
+    status: StepStatus
+    attempt: int = 1
+    output: Any = None
+    error: StepError | None = None
+    started_at: int = 0
+    ended_at: int | None = None
+    failures: int = 0
+    payload: Any = None
+    until: int | None = None
+    answers: list[Any] = field(default_factory=list[Any])
+    suspended_at: int | None = None
+    resumed_at: int | None = None
+
+    @property
+    def completed(self) -> bool:
+        """Whether the step has its outcome; such a step is never run again."""
+        return self.status in ("success", "bailed", "failed")
+
+
+@dataclass(slots=True)
+class RunState:
+    """All that is known of a run. ``steps`` maps each path to its latest result."""
+
+    run_id: str = ""
+    workflow_id: str = ""
+    trace_id: str | None = None
+    status: RunStatus = "running"
+    seq: int = 0
+    stretch: int = 0
+    input: Any = None
+    result: Any = None
+    error: StepError | None = None
+    metadata: dict[str, Any] = field(default_factory=dict[str, Any])
+    steps: dict[str, StepResult] = field(default_factory=dict[str, StepResult])
+    latest: dict[str, StepResult] = field(default_factory=dict[str, StepResult])
+    decisions: dict[str, Any] = field(default_factory=dict[str, Any])
+    values: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    consumed: set[str] = field(default_factory=set[str])
+    waiting: set[str] = field(default_factory=set[str])
+    started_at: int = 0
+    ended_at: int | None = None
+    steps_run: int = 0
+    tool_calls: int = 0
+    retries: int = 0
+    spans: int = 0
+    spans_dropped: int = 0
+
+    @classmethod
+    def fold(cls, events: Iterable[Event]) -> "RunState":
+        """Return the state after these events, in their order."""
+        state = cls()
+        for event in events:
+            state.apply(event)
+        return state
+
+    @property
+    def suspended(self) -> dict[str, Any]:
+        """Path → payload of each step that waits for an answer, in the order in which they suspended."""
+        return {path: self.steps[path].payload for path in sorted(self.waiting, key=self._suspended_at)}
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ("success", "failed", "canceled")
+
+    @property
+    def counts(self) -> Counts:
+        return Counts(
+            steps=self.steps_run,
+            tool_calls=self.tool_calls,
+            retries=self.retries,
+            spans=self.spans,
+            spans_dropped=self.spans_dropped,
+        )
+
+    def apply(self, event: Envelope) -> None:
+        """Take one lifecycle event in. Deltas change nothing."""
+        if not event.lifecycle:
+            return
+        self.seq = event.seq
+        if event.changes is not None:
+            self.decisions.update(event.changes.decisions)
+            for scope, values in event.changes.state.items():
+                self.values.setdefault(scope, {}).update(values)
+        if type(event) in _APPLY:
+            _APPLY[type(event)](self, event)
+
+    def resolve(self, ref: Ref) -> Any:
+        """Return the value that a reference stands for."""
+        if isinstance(ref, list):
+            return [self.resolve(each) for each in ref]
+        if isinstance(ref, dict):
+            return {key: self.resolve(each) for key, each in ref.items()}
+        path, colon, index = ref.rpartition(":")
+        if colon:
+            return self.resolve(path)[int(index)]
+        if ref.endswith(("[*]", "[?]")):
+            return self._items(ref[:-3], collect=ref.endswith("[?]"))
+        return self.steps[ref].output if ref else self.input
+
+    def _items(self, path: str, *, collect: bool) -> list[Any]:
+        """Return the outputs of a foreach's items, as ``Ok`` and ``Err`` where it collects."""
+        found: list[Any] = []
+        while (item := self.steps.get(f"{path}[{len(found)}]")) is not None:
+            if not collect:
+                found.append(item.output)
+            elif item.error is not None and item.status == "failed":
+                found.append(Err(error=item.error))
+            else:
+                found.append(Ok[Any](value=item.output))
+        return found
+
+    def _suspended_at(self, path: str) -> tuple[int, str]:
+        return (self.steps[path].suspended_at or 0, path)
+
+
+def _start(state: RunState, event: Start) -> None:
+    payload = event.payload
+    state.stretch += 1
+    state.status = "running"
+    if payload.resumed is not None:
+        state.waiting.discard(payload.resumed.path)
+        step = state.steps[payload.resumed.path]
+        step.answers.append(payload.resumed.data)
+        step.resumed_at = event.timestamp
+    if state.stretch == 1:
+        state.run_id, state.workflow_id, state.trace_id = event.run_id, payload.workflow_id, event.trace_id
+        state.input, state.metadata, state.started_at = payload.input, payload.metadata, event.timestamp
+
+
+def _step_start(state: RunState, event: StepStart) -> None:
+    path, payload = event.path, event.payload
+    known = state.steps.get(path)
+    if known is None:
+        known = StepResult(payload.id, path, "running", payload.attempt, started_at=event.timestamp)
+        state.steps[path] = known
+        state.steps_run += 1
+    else:
+        known.status, known.attempt = "running", payload.attempt
+
+
+def _step_retry(state: RunState, event: StepRetry) -> None:
+    step = state.steps[event.path]
+    step.failures += 1
+    step.error = event.payload.error
+    state.retries += 1
+
+
+def _step_suspended(state: RunState, event: StepSuspended) -> None:
+    step = state.steps[event.path]
+    step.status, step.payload, step.suspended_at = "suspended", event.payload.payload, event.timestamp
+    state.waiting.add(event.path)
+
+
+def _step_waiting(state: RunState, event: StepWaiting) -> None:
+    payload = event.payload
+    step = StepResult(payload.id, event.path, "waiting", started_at=event.timestamp, until=payload.until)
+    state.steps[event.path] = step
+
+
+def _step_result(state: RunState, event: StepResultEvent) -> None:
+    path, payload = event.path, event.payload
+    step = state.steps[path]
+    step.status, step.output, step.error, step.ended_at = payload.status, payload.output, payload.error, event.timestamp
+    if payload.output is None and payload.output_ref is not None:
+        step.output = state.resolve(payload.output_ref)
+    if payload.message_id is not None:
+        state.consumed.add(payload.message_id)
+    if "#" in path:
+        state.latest[without_iterations(path)] = step
+
+
+def _tool_call(state: RunState, event: ToolCall) -> None:
+    state.tool_calls += 1
+
+
+def _finish(state: RunState, event: Finish) -> None:
+    payload = event.payload
+    state.status, state.error = payload.status, payload.error
+    state.spans, state.spans_dropped = payload.counts.spans, payload.counts.spans_dropped
+    if payload.status == "success":
+        state.result = payload.result
+        if payload.result is None and payload.result_ref is not None:
+            state.result = state.resolve(payload.result_ref)
+    if state.ended:
+        state.ended_at = event.timestamp
+        state.waiting.clear()
+
+
+_APPLY: dict[type[Any], Any] = {
+    Start: _start,
+    StepStart: _step_start,
+    StepRetry: _step_retry,
+    StepSuspended: _step_suspended,
+    StepWaiting: _step_waiting,
+    StepResultEvent: _step_result,
+    ToolCall: _tool_call,
+    StepFinish: lambda state, event: None,
+    Finish: _finish,
+}
+
+
+def without_iterations(path: str) -> str:
+    """Return a path without the numbers of its loops: ``loop#2/price`` → ``loop/price``."""
+    return "/".join(segment.partition("#")[0] for segment in path.split("/"))
+
+
+def suspended_choices(paths: Sequence[str]) -> str:
+    """List paths for an error text."""
+    return ", ".join(repr(path) for path in paths) or "none"

@@ -1,0 +1,104 @@
+"""Span ids that follow from where a span stands, so that every process computes the same ones.
+
+The API has no argument for a span's own id; the SDK asks its ``id_generator``. ``adopt`` wraps the generator and
+the sampler of *our* tracer, never the application's: a pinned id or decision is taken once, then theirs apply again.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
+from importlib import import_module
+from typing import Any
+
+from opentelemetry.trace import Tracer
+
+
+def derive_span_id(run_id: str, path: str, attempt: int) -> int:
+    """Return the 64-bit span id of an attempt of a path in a run; never 0, which is invalid."""
+    digest = blake2b(f"{run_id}\n{path}\n{attempt}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") or 1
+
+
+class _Pins(threading.local):
+    span_id: int | None = None
+    trace_id: int | None = None
+    sampled: bool = False
+
+
+_pins = _Pins()
+
+
+class _PinnedIds:
+    """An ``IdGenerator`` that hands out a pinned id first. Stands in by shape: the SDK is not imported."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def generate_span_id(self) -> int:
+        pinned = _pins.span_id
+        if pinned is None:
+            return self._inner.generate_span_id()
+        _pins.span_id = None
+        return pinned
+
+    def generate_trace_id(self) -> int:
+        pinned = _pins.trace_id
+        if pinned is None:
+            return self._inner.generate_trace_id()
+        _pins.trace_id = None
+        return pinned
+
+    def is_trace_id_random(self) -> bool:
+        return bool(self._inner.is_trace_id_random())
+
+
+class _PinnedSampler:
+    """A ``Sampler`` that keeps to the decision a run was started with when its root is made again."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def should_sample(
+        self,
+        parent_context: Any,
+        trace_id: int,
+        name: str,
+        kind: Any = None,
+        attributes: Any = None,
+        links: Any = None,
+        trace_state: Any = None,
+    ) -> Any:
+        if _pins.sampled:
+            sampling = import_module("opentelemetry.sdk.trace.sampling")
+            return sampling.SamplingResult(sampling.Decision.RECORD_AND_SAMPLE, attributes, trace_state)
+        return self._inner.should_sample(parent_context, trace_id, name, kind, attributes, links)
+
+    def get_description(self) -> str:
+        return str(self._inner.get_description())
+
+
+def adopt(tracer: Tracer) -> bool:
+    """Make a tracer take pinned ids. Return False where it is not the SDK's and picks its own."""
+    inner: Any = tracer
+    if not (hasattr(inner, "id_generator") and hasattr(inner, "sampler")):
+        return False
+    if not isinstance(inner.id_generator, _PinnedIds):
+        inner.id_generator = _PinnedIds(inner.id_generator)
+        inner.sampler = _PinnedSampler(inner.sampler)
+    return True
+
+
+def pin_span(span_id: int) -> None:
+    """Give the next span of this thread this id."""
+    _pins.span_id = span_id
+
+
+@contextmanager
+def pinned_trace(trace_id: int | None, *, sampled: bool = False) -> Iterator[None]:
+    """Start spans in the body in this trace (where they have no parent), with this decision."""
+    _pins.trace_id, _pins.sampled = trace_id, sampled
+    try:
+        yield
+    finally:
+        _pins.trace_id, _pins.sampled, _pins.span_id = None, False, None

@@ -1,0 +1,32 @@
+"""What a run's trace is made of, as data: all that ever crosses a process."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Resume = Literal["same", "link"]
+
+
+class TraceRecord(BaseModel):
+    """The root span of a run, stored with it, so that whichever process ends the run can export it.
+
+    Ids are lower-case hex as in W3C Trace Context. ``trace_id`` is None for an untraced run.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    trace_id: str | None = None
+    span_id: str | None = None
+    parent_span_id: str | None = None
+    trace_flags: int = 0
+    trace_state: str = ""
+    name: str = ""
+    started_at: int = 0
+    attributes: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
+    hide_input: bool = False
+    hide_output: bool = False
+    resume: Resume = "same"
+
+
+UNTRACED = TraceRecord()
