@@ -35,8 +35,11 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, c
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from typing_extensions import TypeAliasType, TypedDict
 
+from spanflow.annotations import annotation_name, fits
 from spanflow.errors import DefinitionError, SpanflowError
-from spanflow.schema import Schema, annotation_name, describe, fits, signature_types, to_json
+from spanflow.explain import describe
+from spanflow.schema import Schema, to_json
+from spanflow.signatures import signature_types
 
 T = TypeVar("T")
 Consumed = TypeVar("Consumed", contravariant=True)

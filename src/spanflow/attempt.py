@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from spanflow.clock import Clock
 from spanflow.context import AbortSignal, BailSignal, StepContext, SuspendSignal, enter_step, exit_step
 from spanflow.errors import InvalidInput, InvalidOutput, SpanflowError, StepTimeout
-from spanflow.schema import describe
+from spanflow.explain import describe
 from spanflow.step import Step
 
 

@@ -10,7 +10,8 @@ from typing_extensions import TypeVar
 
 from spanflow.errors import InvalidInput, OutsideRun, StepNotCompleted
 from spanflow.events import Envelope, StepOutput, StepOutputPayload
-from spanflow.schema import Schema, describe
+from spanflow.explain import describe
+from spanflow.schema import Schema
 from spanflow.state import RunState, without_iterations
 from spanflow.tracing.options import TracingContext
 from spanflow.tracing.spans import Scope, current_span

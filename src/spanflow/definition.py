@@ -8,6 +8,7 @@ from typing import Any, Protocol, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
+from spanflow.annotations import annotation_name, fits
 from spanflow.errors import DefinitionError
 from spanflow.outcome import Err, Ok
 from spanflow.parameters import Parameters
@@ -32,7 +33,7 @@ from spanflow.plan import (
     bodies,
 )
 from spanflow.retry import NO_RETRY, Retry
-from spanflow.schema import Schema, annotation_name, fits
+from spanflow.schema import Schema
 from spanflow.step import Step, checked_id, checked_timeout, name_of
 from spanflow.tool import Tool
 

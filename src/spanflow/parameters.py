@@ -13,7 +13,8 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 from typing_extensions import TypedDict
 
 from spanflow.errors import DefinitionError
-from spanflow.schema import CONFIG, ParameterType, Schema, fields_of, signature_types
+from spanflow.schema import CONFIG, Schema, fields_of
+from spanflow.signatures import ParameterType, signature_types
 
 _CONFIG: ConfigDict = {**CONFIG, "extra": "forbid"}
 _REFUSED: Mapping[Any, str] = {

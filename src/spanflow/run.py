@@ -12,9 +12,10 @@ from spanflow.engines.drive import Drive, Launch
 from spanflow.engines.local import LocalEngine
 from spanflow.errors import InvalidInput, NotSuspended, RunConflict, SpanflowError, UnknownEvent
 from spanflow.events import Event, Resumed, StartPayload
+from spanflow.explain import describe
 from spanflow.ports import Message, RunRecord
 from spanflow.result import WorkflowResult, result_of
-from spanflow.schema import Schema, describe, to_json
+from spanflow.schema import Schema, to_json
 from spanflow.state import RunState
 from spanflow.stream import Subscription
 from spanflow.tracing.options import TracingContext, TracingOptions

@@ -13,7 +13,8 @@ from spanflow.context import StepContext
 from spanflow.errors import DefinitionError
 from spanflow.parameters import Parameters
 from spanflow.retry import Retry
-from spanflow.schema import Schema, signature_types
+from spanflow.schema import Schema
+from spanflow.signatures import signature_types
 
 In = TypeVar("In")
 Out = TypeVar("Out")

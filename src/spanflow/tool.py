@@ -26,9 +26,11 @@ from spanflow.events import (
     ToolResultEvent,
     ToolResultPayload,
 )
+from spanflow.explain import describe
 from spanflow.failure import failure
 from spanflow.parameters import Parameters
-from spanflow.schema import Schema, describe, signature_types
+from spanflow.schema import Schema
+from spanflow.signatures import signature_types
 from spanflow.step import Step, checked_id, is_async_callable
 from spanflow.tracing import metrics, names
 from spanflow.tracing.ids import derive_span_id

@@ -15,11 +15,12 @@ from spanflow.definition import Definition
 from spanflow.engines.local_ops import LocalOps
 from spanflow.errors import InvalidOutput, RunConflict
 from spanflow.events import Envelope, Finish, FinishPayload, FinishStatus, Start, StartPayload, StepError
+from spanflow.explain import describe
 from spanflow.failure import failure
 from spanflow.interpret import Bailed, Canceled, Failed, Outcome, Suspended, Value, interpret
 from spanflow.journal import Journal
 from spanflow.ports import Message, RunRecord, Store
-from spanflow.schema import Schema, describe
+from spanflow.schema import Schema
 from spanflow.state import RunState
 from spanflow.tracing import metrics, names
 from spanflow.tracing.spans import Link, RootScope

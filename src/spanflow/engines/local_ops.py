@@ -28,6 +28,7 @@ from spanflow.events import (
     StepWaiting,
     StepWaitingPayload,
 )
+from spanflow.explain import describe
 from spanflow.failure import failure
 from spanflow.interpret import (
     NOWHERE,
@@ -49,7 +50,7 @@ from spanflow.outcome import Err, Ok
 from spanflow.plan import MapNode, SleepNode, StepNode, ToolNode, WaitNode
 from spanflow.ports import Message
 from spanflow.retry import Retry
-from spanflow.schema import Schema, describe
+from spanflow.schema import Schema
 from spanflow.state import StepResult
 from spanflow.step import Step
 from spanflow.tracing import metrics, names
