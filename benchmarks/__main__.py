@@ -1,0 +1,106 @@
+"""Measure all cases and print one table. Timings never decide the exit code, unless ``--check`` asks for it."""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.cases import NAMES
+from benchmarks.footprint import import_seconds
+
+_ROOT = Path(__file__).parent.parent
+_GOALS = {"on": 1.5, "off": 6.0}  # off: 30 µs where the floor takes 5
+_LEAK = 100.0  # bytes a run: more than that is kept on purpose or by mistake
+_COLUMNS = "{:<36} {:<7} {:>10} {:>10} {:>7} {:>7}   {}"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table. Times are in ``unit``; a goal is the most that ``ratio`` (memory: ``spanflow``) may be."""
+
+    what: str
+    tracing: str
+    unit: str
+    floor: float | None
+    spanflow: float
+    ratio: float | None
+    ratio_of_minima: float | None
+    goal: float | None
+
+    @property
+    def met(self) -> bool:
+        measured = self.spanflow if self.ratio is None else self.ratio
+        return self.goal is None or measured <= self.goal
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = _options(argv)
+    rows = [row for tracing in ("off", "on") for row in _timings(tracing, options.case or NAMES, options.rounds)]
+    if not options.case:
+        rows += [_memory(tracing) for tracing in ("off", "on")]
+        rows.append(_imports(min(options.rounds, 5)))
+    print(json.dumps([asdict(row) | {"met": row.met} for row in rows]) if options.json else table(rows))
+    return 0 if not options.check or all(row.met for row in rows) else 1
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Write the rows for people."""
+    head = _COLUMNS.format("", "tracing", "floor", "spanflow", "ratio", "(best)", "goal")
+    return "\n".join([head, *map(_line, rows)])
+
+
+def _line(row: Row) -> str:
+    ratio, best = _number(row.ratio, "{:.2f}"), _number(row.ratio_of_minima, "{:.2f}")
+    goal = "" if row.goal is None else f"≤ {row.goal:g}{'' if row.ratio else ' B'}  {'met' if row.met else 'MISSED'}"
+    times = _number(row.floor, "{:.1f}"), f"{row.spanflow:.1f}"
+    return _COLUMNS.format(f"{row.what}, {row.unit}", row.tracing, *times, ratio, best, goal).rstrip()
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
+
+
+def _timings(tracing: str, names: Sequence[str], rounds: int) -> list[Row]:
+    chosen = [f"--case={name}" for name in names]
+    output = _run("benchmarks.worker", f"--tracing={tracing}", f"--rounds={rounds}", *chosen)
+    return [_timing(json.loads(line)) for line in output.splitlines()]
+
+
+def _timing(found: dict[str, Any]) -> Row:
+    floor, ours = median(found["floor"]) * 1e6, median(found["spanflow"]) * 1e6
+    tracing = found["tracing"]
+    ratios = found["ratio"], found["ratio_of_minima"]
+    return Row(found["title"], tracing, "µs/step", floor, ours, *ratios, _GOALS[tracing])
+
+
+def _memory(tracing: str) -> Row:
+    kept = float(_run("benchmarks.footprint", "memory", f"--tracing={tracing}"))
+    return Row("kept of a finished run", tracing, "B/run", None, kept, None, None, _LEAK)
+
+
+def _imports(rounds: int) -> Row:
+    alone, whole = (seconds * 1e3 for seconds in import_seconds(rounds))
+    return Row("import (floor: dependencies)", "-", "ms", alone, whole, whole / alone, None, None)
+
+
+def _run(module: str, *arguments: str) -> str:
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=_ROOT).stdout
+
+
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--case", action="append", choices=NAMES, help="only this one; may be given again")
+    parser.add_argument("--rounds", type=int, default=40, help="timings of each side (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    parser.add_argument("--check", action="store_true", help="exit 1 if a goal is missed")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
