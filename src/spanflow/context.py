@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from typing_extensions import TypeVar
 
 from spanflow.errors import InvalidInput, OutsideRun, StepNotCompleted
-from spanflow.events import Envelope, StepOutput, StepOutputPayload
+from spanflow.events import Envelope, StepOutput
 from spanflow.explain import describe
 from spanflow.schema import Schema
 from spanflow.state import RunState, without_iterations
@@ -67,7 +67,7 @@ class RunSide(Protocol):
 
     def time_ns(self) -> int: ...
 
-    def record(self, event: type[Envelope], payload: BaseModel, path: str, span_id: str | None, at: int) -> None:
+    def record(self, kind: type[Envelope], payload: dict[str, Any], path: str, span_id: int | None, at: int) -> None:
         """Record a lifecycle event, or stream a delta; from any thread."""
         ...
 
@@ -225,8 +225,7 @@ class StepContext(Generic[DepsT_co]):
         Await it, so that a loop of emits lets others run; in a plain ``def`` step just call it.
         """
         run = self._place.run
-        payload = StepOutputPayload(id=self.step_id, output=value)
-        run.record(StepOutput, payload, self.path, self.scope.span_id, run.time_ns())
+        run.record(StepOutput, {"id": self.step_id, "output": value}, self.path, self.scope.span_id, run.time_ns())
         return _DONE
 
     async def suspend(self, payload: Any = None, *, resume: type[T] = object) -> T:

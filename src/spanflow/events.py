@@ -32,7 +32,7 @@ mapping is built of the refs inside it.
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True, extra="forbid")
 
     @model_serializer(mode="wrap")
     def _without_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -292,6 +292,77 @@ Event = Annotated[
 ]
 
 _ADAPTER: TypeAdapter[Event] = TypeAdapter(Event)
+
+
+class Entry:
+    """A line of the journal: an event that is built only when somebody reads it.
+
+    ``payload`` holds the fields of the payload model of ``kind``. Most runs are read by nobody while they execute, and
+    a model costs more than the rest of a step's bookkeeping.
+    """
+
+    __slots__ = ("_event", "changes", "kind", "path", "payload", "run", "seq", "span_id", "timestamp")
+
+    def __init__(
+        self,
+        kind: type[Envelope],
+        payload: dict[str, Any],
+        run: "RunIds",
+        seq: int,
+        timestamp: int,
+        span_id: int | None,
+        path: str,
+        changes: dict[str, Any] | None = None,
+    ) -> None:
+        self.kind = kind
+        self.payload = payload
+        self.run = run
+        self.seq = seq
+        self.timestamp = timestamp
+        self.span_id = span_id
+        self.path = path
+        self.changes = changes
+        self._event: Event | None = None
+
+    @classmethod
+    def of(cls, event: Event) -> "Entry":
+        """Return the line that an event was built from."""
+        changes = None if event.changes is None else vars(event.changes)
+        span_id = None if event.span_id is None else int(event.span_id, 16)
+        ids = RunIds(event.run_id, event.trace_id)
+        entry = cls(type(event), vars(event.payload), ids, event.seq, event.timestamp, span_id, event.path, changes)
+        entry._event = event
+        return entry
+
+    @property
+    def event(self) -> Event:
+        if self._event is None:
+            self._event = self._built()
+        return self._event
+
+    def _built(self) -> Event:
+        kind: Any = self.kind
+        built: Event = kind(
+            payload=self.payload,
+            run_id=self.run.run_id,
+            seq=self.seq,
+            timestamp=self.timestamp,
+            trace_id=self.run.trace_id,
+            span_id=None if self.span_id is None else f"{self.span_id:016x}",
+            path=self.path,
+            changes=self.changes,
+        )
+        return built
+
+
+class RunIds:
+    """The ids that all events of a stretch share."""
+
+    __slots__ = ("run_id", "trace_id")
+
+    def __init__(self, run_id: str, trace_id: str | None) -> None:
+        self.run_id = run_id
+        self.trace_id = trace_id
 
 
 def parse_event(data: str | bytes | Mapping[str, Any]) -> Event:

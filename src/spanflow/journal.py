@@ -7,9 +7,7 @@ it. Events that are recorded between two flushes share one append, so a step cos
 import asyncio
 from typing import Any
 
-from pydantic import BaseModel
-
-from spanflow.events import Changes, Envelope, Event
+from spanflow.events import Entry, Envelope, RunIds
 from spanflow.ports import Store
 from spanflow.state import RunState
 from spanflow.stream import Feed
@@ -19,56 +17,38 @@ class Journal:
     """Records what happens to a run. One for each run that executes, driven from one event loop."""
 
     __slots__ = (
-        "_changes", "_flushes", "_lock", "_loop", "_scheduled", "_store", "_unsaved", "feed", "run_id", "state", "trace_id",
+        "_changes", "_flushes", "_ids", "_saving", "_loop", "_scheduled", "_store", "_unsaved", "feed", "run_id", "state",
     )  # fmt: skip
 
     def __init__(self, store: Store, state: RunState, run_id: str, trace_id: str | None) -> None:
         self._store = store
         self.state = state
         self.run_id = run_id
-        self.trace_id = trace_id
+        self._ids = RunIds(run_id, trace_id)
         self.feed = Feed()
         self.feed.last_seq = state.seq
-        self._unsaved: list[Event] = []
+        self._unsaved: list[Entry] = []
         self._changes: dict[str, Any] | None = None
-        self._lock = asyncio.Lock()
+        self._saving: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._scheduled = False
         self._flushes: set[asyncio.Task[None]] = set()
 
-    def record(self, kind: type[Envelope], payload: BaseModel, path: str, span_id: str | None, at: int) -> Event:
+    def record(self, kind: type[Envelope], payload: dict[str, Any], path: str, span_id: int | None, at: int) -> None:
         """Number a lifecycle event and apply it. It is stored and published with the next flush."""
         state = self.state
-        changes, self._changes = self._changes, None
-        event: Any = kind(
-            payload=payload,  # pyright: ignore[reportCallIssue]  # each kind has its own payload model
-            run_id=self.run_id,
-            seq=state.seq + 1,
-            timestamp=at,
-            trace_id=self.trace_id,
-            span_id=span_id,
-            path=path,
-            changes=None if changes is None else Changes(**changes),
-        )
-        state.apply(event)
-        self._unsaved.append(event)
-        return event
+        entry = Entry(kind, payload, self._ids, state.seq + 1, at, span_id, path, self._changes)
+        self._changes = None
+        state.apply(entry)
+        self._unsaved.append(entry)
 
-    def stream(self, kind: type[Envelope], payload: BaseModel, path: str, span_id: str | None, at: int) -> None:
+    def stream(self, kind: type[Envelope], payload: dict[str, Any], path: str, span_id: int | None, at: int) -> None:
         """Publish a delta, after all that was recorded before it. It is not stored."""
-        event: Any = kind(
-            payload=payload,  # pyright: ignore[reportCallIssue]  # each kind has its own payload model
-            run_id=self.run_id,
-            seq=self.state.seq,
-            timestamp=at,
-            trace_id=self.trace_id,
-            span_id=span_id,
-            path=path,
-        )
+        entry = Entry(kind, payload, self._ids, self.state.seq, at, span_id, path)
         if self._unsaved:
-            self._unsaved.append(event)
+            self._unsaved.append(entry)
         else:
-            self.feed.publish((event,))
+            self.feed.publish((entry,))
 
     def decide(self, key: str, verdict: Any) -> None:
         """Keep what a condition said; it is stored with the first event that follows from it."""
@@ -88,18 +68,20 @@ class Journal:
 
     async def flush(self) -> None:
         """Store, then publish, all that was recorded. Returns when it is stored, by whichever flush."""
-        async with self._lock:
-            while self._unsaved:
-                batch, self._unsaved = self._unsaved, []
-                lifecycle = [event for event in batch if event.lifecycle]
-                if lifecycle:
-                    await self._store.append(self.run_id, lifecycle, expected_seq=lifecycle[0].seq - 1)
-                self.feed.publish(batch)
-
-    async def close(self) -> None:
-        """Flush, and tell readers that nothing follows."""
-        await self.flush()
-        self.feed.close()
+        while self._saving is not None:
+            await asyncio.shield(self._saving)
+        if not self._unsaved:
+            return
+        batch, self._unsaved = self._unsaved, []
+        self._saving = saved = self._loop.create_future()
+        try:
+            lifecycle = [entry for entry in batch if entry.kind.lifecycle]
+            if lifecycle:
+                await self._store.append(self.run_id, lifecycle, expected_seq=lifecycle[0].seq - 1)
+            self.feed.publish(batch)
+        finally:
+            self._saving = None
+            saved.set_result(None)
 
     def _pending(self) -> dict[str, Any]:
         if self._changes is None:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from spanflow.events import Event, RunStatus
+from spanflow.events import Entry, RunStatus
 from spanflow.plan import Plan
 from spanflow.tracing.record import TraceRecord
 
@@ -67,11 +67,11 @@ class Store(Protocol):
     ``expected_seq``: then somebody else drives the run.
     """
 
-    async def create(self, record: RunRecord, events: Sequence[Event]) -> None:
+    async def create(self, record: RunRecord, entries: Sequence[Entry]) -> None:
         """Keep a new run with its first events. Raises ``RunConflict`` where the id is taken."""
         ...
 
-    async def append(self, run_id: str, events: Sequence[Event], *, expected_seq: int) -> None:
+    async def append(self, run_id: str, entries: Sequence[Entry], *, expected_seq: int) -> None:
         """Add lifecycle events to the end of a journal, all or none."""
         ...
 
@@ -79,7 +79,7 @@ class Store(Protocol):
         """Return what was fixed at the start. Raises ``RunNotFound``."""
         ...
 
-    async def read(self, run_id: str, *, after: int = 0, limit: int = 1000) -> Sequence[Event]:
+    async def read(self, run_id: str, *, after: int = 0, limit: int = 1000) -> Sequence[Entry]:
         """Return the events with ``seq > after``, in order, at most ``limit``."""
         ...
 

@@ -4,20 +4,22 @@
 of a run is the same wherever its events are read.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from spanflow.events import (
     Counts,
+    Entry,
     Envelope,
     Event,
     Finish,
+    FinishStatus,
     Ref,
+    Resumed,
     RunStatus,
     Start,
     StepError,
-    StepFinish,
     StepResultEvent,
     StepRetry,
     StepStart,
@@ -87,7 +89,7 @@ class RunState:
         """Return the state after these events, in their order."""
         state = cls()
         for event in events:
-            state.apply(event)
+            state.apply(Entry.of(event))
         return state
 
     @property
@@ -109,17 +111,19 @@ class RunState:
             spans_dropped=self.spans_dropped,
         )
 
-    def apply(self, event: Envelope) -> None:
+    def apply(self, entry: Entry) -> None:
         """Take one lifecycle event in. Deltas change nothing."""
-        if not event.lifecycle:
+        kind = entry.kind
+        if not kind.lifecycle:
             return
-        self.seq = event.seq
-        if event.changes is not None:
-            self.decisions.update(event.changes.decisions)
-            for scope, values in event.changes.state.items():
+        self.seq = entry.seq
+        if entry.changes is not None:
+            self.decisions.update(entry.changes.get("decisions", ()))
+            for scope, values in entry.changes.get("state", {}).items():
                 self.values.setdefault(scope, {}).update(values)
-        if type(event) in _APPLY:
-            _APPLY[type(event)](self, event)
+        change = _APPLY.get(kind)
+        if change is not None:
+            change(self, entry, entry.payload)
 
     def resolve(self, ref: Ref) -> Any:
         """Return the value that a reference stands for."""
@@ -150,80 +154,81 @@ class RunState:
         return (self.steps[path].suspended_at or 0, path)
 
 
-def _start(state: RunState, event: Start) -> None:
-    payload = event.payload
+def _start(state: RunState, entry: Entry, payload: dict[str, Any]) -> None:
     state.stretch += 1
     state.status = "running"
-    if payload.resumed is not None:
-        state.waiting.discard(payload.resumed.path)
-        step = state.steps[payload.resumed.path]
-        step.answers.append(payload.resumed.data)
-        step.resumed_at = event.timestamp
+    resumed: Resumed | None = payload.get("resumed")
+    if resumed is not None:
+        step = state.steps[resumed.path]
+        state.waiting.discard(resumed.path)
+        step.answers.append(resumed.data)
+        step.resumed_at = entry.timestamp
     if state.stretch == 1:
-        state.run_id, state.workflow_id, state.trace_id = event.run_id, payload.workflow_id, event.trace_id
-        state.input, state.metadata, state.started_at = payload.input, payload.metadata, event.timestamp
+        state.run_id, state.trace_id, state.workflow_id = entry.run.run_id, entry.run.trace_id, payload["workflow_id"]
+        state.input, state.metadata, state.started_at = payload["input"], payload["metadata"], entry.timestamp
 
 
-def _step_start(state: RunState, event: StepStart) -> None:
-    path, payload = event.path, event.payload
+def _step_start(state: RunState, entry: Entry, payload: dict[str, Any]) -> None:
+    path = entry.path
     known = state.steps.get(path)
     if known is None:
-        known = StepResult(payload.id, path, "running", payload.attempt, started_at=event.timestamp)
-        state.steps[path] = known
+        state.steps[path] = StepResult(payload["id"], path, "running", payload["attempt"], started_at=entry.timestamp)
         state.steps_run += 1
     else:
-        known.status, known.attempt = "running", payload.attempt
+        known.status, known.attempt = "running", payload["attempt"]
 
 
-def _step_retry(state: RunState, event: StepRetry) -> None:
-    step = state.steps[event.path]
+def _step_retry(state: RunState, entry: Entry, payload: dict[str, Any]) -> None:
+    step = state.steps[entry.path]
     step.failures += 1
-    step.error = event.payload.error
+    step.error = payload["error"]
     state.retries += 1
 
 
-def _step_suspended(state: RunState, event: StepSuspended) -> None:
-    step = state.steps[event.path]
-    step.status, step.payload, step.suspended_at = "suspended", event.payload.payload, event.timestamp
-    state.waiting.add(event.path)
+def _step_suspended(state: RunState, entry: Entry, payload: dict[str, Any]) -> None:
+    step = state.steps[entry.path]
+    step.status, step.payload, step.suspended_at = "suspended", payload["payload"], entry.timestamp
+    state.waiting.add(entry.path)
 
 
-def _step_waiting(state: RunState, event: StepWaiting) -> None:
-    payload = event.payload
-    step = StepResult(payload.id, event.path, "waiting", started_at=event.timestamp, until=payload.until)
-    state.steps[event.path] = step
+def _step_waiting(state: RunState, entry: Entry, payload: dict[str, Any]) -> None:
+    path = entry.path
+    state.steps[path] = StepResult(payload["id"], path, "waiting", started_at=entry.timestamp, until=payload["until"])
 
 
-def _step_result(state: RunState, event: StepResultEvent) -> None:
-    path, payload = event.path, event.payload
+def _step_result(state: RunState, entry: Entry, payload: dict[str, Any]) -> None:
+    path = entry.path
     step = state.steps[path]
-    step.status, step.output, step.error, step.ended_at = payload.status, payload.output, payload.error, event.timestamp
-    if payload.output is None and payload.output_ref is not None:
-        step.output = state.resolve(payload.output_ref)
-    if payload.message_id is not None:
-        state.consumed.add(payload.message_id)
+    step.status, step.error, step.ended_at = payload["status"], payload.get("error"), entry.timestamp
+    output = payload.get("output")
+    if output is None and payload.get("output_ref") is not None:
+        output = state.resolve(payload["output_ref"])
+    step.output = output
+    if payload.get("message_id") is not None:
+        state.consumed.add(payload["message_id"])
     if "#" in path:
         state.latest[without_iterations(path)] = step
 
 
-def _tool_call(state: RunState, event: ToolCall) -> None:
+def _tool_call(state: RunState, entry: Entry, payload: dict[str, Any]) -> None:
     state.tool_calls += 1
 
 
-def _finish(state: RunState, event: Finish) -> None:
-    payload = event.payload
-    state.status, state.error = payload.status, payload.error
-    state.spans, state.spans_dropped = payload.counts.spans, payload.counts.spans_dropped
-    if payload.status == "success":
-        state.result = payload.result
-        if payload.result is None and payload.result_ref is not None:
-            state.result = state.resolve(payload.result_ref)
-    if state.ended:
-        state.ended_at = event.timestamp
+def _finish(state: RunState, entry: Entry, payload: dict[str, Any]) -> None:
+    status: FinishStatus = payload["status"]
+    counts: Counts = payload["counts"]
+    state.status, state.error = status, payload.get("error")
+    state.spans, state.spans_dropped = counts.spans, counts.spans_dropped
+    if status == "success":
+        state.result = payload.get("result")
+        if state.result is None and payload.get("result_ref") is not None:
+            state.result = state.resolve(payload["result_ref"])
+    if status != "suspended":
+        state.ended_at = entry.timestamp
         state.waiting.clear()
 
 
-_APPLY: dict[type[Any], Any] = {
+_APPLY: dict[type[Envelope], Callable[[RunState, Entry, dict[str, Any]], None]] = {
     Start: _start,
     StepStart: _step_start,
     StepRetry: _step_retry,
@@ -231,7 +236,6 @@ _APPLY: dict[type[Any], Any] = {
     StepWaiting: _step_waiting,
     StepResultEvent: _step_result,
     ToolCall: _tool_call,
-    StepFinish: lambda state, event: None,
     Finish: _finish,
 }
 

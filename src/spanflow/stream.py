@@ -8,7 +8,7 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Sequence
 
-from spanflow.events import Event, Finish, StepOutput, ToolCallDelta
+from spanflow.events import Entry, Event, Finish, StepOutput, ToolCallDelta
 from spanflow.ports import Store
 
 _RECENT = 512  # lifecycle events a reader holds before it goes back to the store
@@ -26,13 +26,14 @@ class Feed:
         self.closed = False
         self._readers: set[Subscription] = set()
 
-    def publish(self, events: Sequence[Event]) -> None:
+    def publish(self, entries: Sequence[Entry]) -> None:
         """Give stored events and deltas, in order, to all readers."""
-        for event in events:
-            if event.lifecycle:
-                self.last_seq = event.seq
+        for entry in reversed(entries):
+            if entry.kind.lifecycle:
+                self.last_seq = entry.seq
+                break
         for reader in self._readers:
-            reader.push(events)
+            reader.push(entries)
 
     def close(self) -> None:
         """Say that nothing follows: the run ended or suspended."""
@@ -60,7 +61,7 @@ class Subscription(AsyncIterator[Event]):
         self._feed = feed
         self._cursor = after
         self._one_stretch = one_stretch
-        self._recent: deque[Event] = deque()
+        self._recent: deque[Entry] = deque()
         self._deltas: OrderedDict[_DeltaKey | int, Event] = OrderedDict()
         self._number = 0
         self._wakeup: asyncio.Future[None] | None = None
@@ -68,15 +69,15 @@ class Subscription(AsyncIterator[Event]):
         if feed is not None:
             feed.add(self)
 
-    def push(self, events: Sequence[Event]) -> None:
+    def push(self, entries: Sequence[Entry]) -> None:
         """Take published events in."""
         if self._done:
             return
-        for event in events:
-            if not event.lifecycle:
-                self._push_delta(event)
-            elif len(self._recent) < _RECENT and event.seq == self._newest + 1:
-                self._recent.append(event)
+        for entry in entries:
+            if not entry.kind.lifecycle:
+                self._push_delta(entry.event)
+            elif len(self._recent) < _RECENT and entry.seq == self._newest + 1:
+                self._recent.append(entry)
         self.wake()
 
     def wake(self) -> None:
@@ -128,9 +129,10 @@ class Subscription(AsyncIterator[Event]):
             return None
         self._recent.popleft()
         self._cursor = following.seq
-        if isinstance(following, Finish) and (self._one_stretch or self._is_last(following)):
+        event = following.event
+        if isinstance(event, Finish) and (self._one_stretch or self._is_last(event)):
             self.close()
-        return following
+        return event
 
     def _is_last(self, finish: Finish) -> bool:
         if self._recent:

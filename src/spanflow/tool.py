@@ -14,18 +14,7 @@ from typing_extensions import TypeVar
 
 from spanflow.context import StepContext, current_step
 from spanflow.errors import DefinitionError, InvalidInput, InvalidOutput
-from spanflow.events import (
-    Envelope,
-    StepError,
-    ToolCall,
-    ToolCallDelta,
-    ToolCallDeltaPayload,
-    ToolCallPayload,
-    ToolCallStreamingStart,
-    ToolCallStreamingStartPayload,
-    ToolResultEvent,
-    ToolResultPayload,
-)
+from spanflow.events import Envelope, ToolCall, ToolCallDelta, ToolCallStreamingStart, ToolResultEvent
 from spanflow.explain import describe
 from spanflow.failure import failure
 from spanflow.parameters import Parameters
@@ -179,7 +168,7 @@ class Invocation:
         else:
             self._started_at = at = step.run.time_ns()
             self._scope = step.scope.child(name, path, step.attempt, attributes, at, under=current_context())
-            payload = ToolCallPayload(tool_call_id=self._call_id, tool_name=tool.id, args=self._arguments)
+            payload = {"tool_call_id": self._call_id, "tool_name": tool.id, "args": self._arguments}
             step.run.record(ToolCall, payload, step.path, self._scope.span_id, at)
         self._scope.capture_input(names.TOOL_ARGUMENTS, self._arguments, tool.fn)
         self._result: Any = None
@@ -206,12 +195,10 @@ class Invocation:
         return self._result
 
     def begin_streaming(self) -> None:
-        payload = ToolCallStreamingStartPayload(tool_call_id=self._call_id, tool_name=self._tool.id)
-        self._record(ToolCallStreamingStart, payload)
+        self._record(ToolCallStreamingStart, {})
 
     def delta(self, value: Any) -> None:
-        payload = ToolCallDeltaPayload(tool_call_id=self._call_id, tool_name=self._tool.id, delta=value)
-        self._record(ToolCallDelta, payload)
+        self._record(ToolCallDelta, {"delta": value})
 
     def __enter__(self) -> "Invocation":
         self._token = self._scope.enter()
@@ -240,16 +227,15 @@ class Invocation:
             return
         if failed is not None:
             step.scope.recorded = failed
-        payload = ToolResultPayload(tool_call_id=self._call_id, tool_name=tool.id, result=self._result)
-        if error is not None:
-            problem: StepError = failure(error, step.path)
-            payload = ToolResultPayload(tool_call_id=self._call_id, tool_name=tool.id, error=problem)
+        outcome = {"result": self._result} if error is None else {"error": failure(error, step.path)}
+        payload = {"tool_call_id": self._call_id, "tool_name": tool.id, **outcome}
         step.run.record(ToolResultEvent, payload, step.path, scope.span_id, at)
 
-    def _record(self, event: type[Envelope], payload: Any) -> None:
+    def _record(self, kind: type[Envelope], payload: dict[str, Any]) -> None:
         step = self._step
         if step is not None:
-            step.run.record(event, payload, step.path, self._scope.span_id, step.run.time_ns())
+            payload = {"tool_call_id": self._call_id, "tool_name": self._tool.id, **payload}
+            step.run.record(kind, payload, step.path, self._scope.span_id, step.run.time_ns())
 
 
 class ToolStream(Generic[T]):

@@ -7,14 +7,14 @@ from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from spanflow.clock import Clock
 from spanflow.context import Place, T, enter_step
 from spanflow.definition import Definition
 from spanflow.engines.local_ops import LocalOps
 from spanflow.errors import InvalidOutput, RunConflict
-from spanflow.events import Envelope, Finish, FinishPayload, FinishStatus, Start, StartPayload, StepError
+from spanflow.events import Envelope, Finish, FinishStatus, Start, StartPayload, StepError
 from spanflow.explain import describe
 from spanflow.failure import failure
 from spanflow.interpret import Bailed, Canceled, Failed, Outcome, Suspended, Value, interpret
@@ -72,11 +72,11 @@ class Drive:
     def time_ns(self) -> int:
         return self.clock.time_ns()
 
-    def record(self, event: type[Envelope], payload: BaseModel, path: str, span_id: str | None, at: int) -> None:
+    def record(self, kind: type[Envelope], payload: dict[str, Any], path: str, span_id: int | None, at: int) -> None:
         if threading.get_ident() == self._thread:
-            self._record(event, payload, path, span_id, at)
+            self._record(kind, payload, path, span_id, at)
         else:
-            self._loop.call_soon_threadsafe(self._record, event, payload, path, span_id, at)
+            self._loop.call_soon_threadsafe(self._record, kind, payload, path, span_id, at)
 
     def change_state(self, scope: str, values: dict[str, Any]) -> None:
         self.journal.change_state(scope, values)
@@ -94,7 +94,7 @@ class Drive:
             at = launch.record.created_at
             self.state.values[""] = dict(launch.record.initial_state)
             await self._store.create(launch.record, ())
-        self.journal.record(Start, launch.start, "", self.root.span_id, at)
+        self.journal.record(Start, vars(launch.start), "", self.root.span_id, at)
         await self.journal.flush()
 
     async def end_canceled(self) -> None:
@@ -139,11 +139,11 @@ class Drive:
         if moment is None or moment - self.state.started_at > ANNOUNCE_AFTER * 1e9:
             self.root.announce()
 
-    def _record(self, event: type[Envelope], payload: BaseModel, path: str, span_id: str | None, at: int) -> None:
-        if not event.lifecycle:
-            self.journal.stream(event, payload, path, span_id, at)
+    def _record(self, kind: type[Envelope], payload: dict[str, Any], path: str, span_id: int | None, at: int) -> None:
+        if not kind.lifecycle:
+            self.journal.stream(kind, payload, path, span_id, at)
             return
-        self.journal.record(event, payload, path, span_id, at)
+        self.journal.record(kind, payload, path, span_id, at)
         self.journal.flush_soon()
 
     async def _run(self) -> None:
@@ -205,20 +205,21 @@ class Drive:
             seconds = (at - self.state.started_at) / 1e9
             root.measure(metrics.workflow_duration, seconds, {names.WORKFLOW_NAME: definition.id}, error)
         await root.spans.settle()
-        payload = FinishPayload(
-            status=status,
-            result=value.data,
-            result_ref=value.ref,
-            error=problem,
-            suspended=self.state.suspended if status == "suspended" else {},
-            duration=(at - self.state.started_at) / 1e9,
-            counts=self.state.counts.model_copy(
-                update={
-                    "spans": self.state.spans + root.spans.started,
-                    "spans_dropped": self.state.spans_dropped + root.spans.lost,
-                }
-            ),
+        counts = self.state.counts.model_copy(
+            update={
+                "spans": self.state.spans + root.spans.started,
+                "spans_dropped": self.state.spans_dropped + root.spans.lost,
+            }
         )
+        payload: dict[str, Any] = {
+            "status": status,
+            "result": value.data,
+            "result_ref": value.ref,
+            "error": problem,
+            "suspended": self.state.suspended if status == "suspended" else {},
+            "duration": (at - self.state.started_at) / 1e9,
+            "counts": counts,
+        }
         self.journal.record(Finish, payload, "", root.span_id, at)
         await self.journal.flush()
 

@@ -43,8 +43,8 @@ class LocalEngine:
         """Fold a run's journal."""
         state, page = RunState(), await self.store.read(run_id)
         while page:
-            for event in page:
-                state.apply(event)
+            for entry in page:
+                state.apply(entry)
             page = await self.store.read(run_id, after=state.seq)
         return state
 

@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spanflow.errors import RunConflict, RunNotFound
-from spanflow.events import Event, Finish, RunStatus, Start
+from spanflow.events import Entry, Finish, RunStatus, Start
 from spanflow.ports import FoundRun, Message, RunQuery, RunRecord
 
 
 @dataclass(slots=True)
 class _Kept:
     record: RunRecord
-    events: list[Event]
+    entries: list[Entry]
     metadata: dict[str, Any]
     status: RunStatus = "running"
     ended_at: int | None = None
@@ -33,36 +33,35 @@ class MemoryStore:
         self._finished: dict[str, None] = {}
         self._keep_finished = keep_finished
 
-    async def create(self, record: RunRecord, events: Sequence[Event]) -> None:
+    async def create(self, record: RunRecord, entries: Sequence[Entry]) -> None:
         if record.run_id in self._runs:
             raise RunConflict(
                 f"Run {record.run_id!r} already exists. Leave run_id out for a new one, or continue it with get_run().",
                 run_id=record.run_id,
             )
-        first = events[0] if events else None
-        metadata = first.payload.metadata if isinstance(first, Start) else {}
+        metadata = {**record.trace.attributes, **record.trace.metadata}
         self._runs[record.run_id] = _Kept(record, [], metadata)
-        await self.append(record.run_id, events, expected_seq=0)
+        await self.append(record.run_id, entries, expected_seq=0)
 
-    async def append(self, run_id: str, events: Sequence[Event], *, expected_seq: int) -> None:
+    async def append(self, run_id: str, entries: Sequence[Entry], *, expected_seq: int) -> None:
         kept = self._kept(run_id)
-        if len(kept.events) != expected_seq:
+        if len(kept.entries) != expected_seq:
             raise RunConflict(
-                f"Run {run_id!r} stands at event {len(kept.events)}, not {expected_seq}: somebody else drives it.",
+                f"Run {run_id!r} stands at event {len(kept.entries)}, not {expected_seq}: somebody else drives it.",
                 run_id=run_id,
             )
-        kept.events.extend(events)
-        for event in events:
-            if isinstance(event, Start):
+        kept.entries.extend(entries)
+        for entry in entries:
+            if entry.kind is Start:
                 kept.status = "running"
-            elif isinstance(event, Finish):
-                self._finish(run_id, kept, event)
+            elif entry.kind is Finish:
+                self._finish(run_id, kept, entry)
 
     async def load(self, run_id: str) -> RunRecord:
         return self._kept(run_id).record
 
-    async def read(self, run_id: str, *, after: int = 0, limit: int = 1000) -> Sequence[Event]:
-        return self._kept(run_id).events[after : after + limit]
+    async def read(self, run_id: str, *, after: int = 0, limit: int = 1000) -> Sequence[Entry]:
+        return self._kept(run_id).entries[after : after + limit]
 
     async def find(self, query: RunQuery) -> Sequence[FoundRun]:
         found = (
@@ -91,11 +90,11 @@ class MemoryStore:
         except KeyError:
             raise RunNotFound(run_id) from None
 
-    def _finish(self, run_id: str, kept: _Kept, event: Finish) -> None:
-        kept.status = event.payload.status
+    def _finish(self, run_id: str, kept: _Kept, entry: Entry) -> None:
+        kept.status = entry.payload["status"]
         if kept.status == "suspended":
             return
-        kept.ended_at = event.timestamp
+        kept.ended_at = entry.timestamp
         self._finished[run_id] = None
         if self._keep_finished is not None and len(self._finished) > self._keep_finished:
             oldest = next(iter(self._finished))

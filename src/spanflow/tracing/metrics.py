@@ -41,6 +41,12 @@ runs_active = _meter.create_up_down_counter(
 )
 
 
+def are_collected() -> bool:
+    """Tell whether the application has set a meter provider. The API has no name for its stand-in but this."""
+    provider = metrics.get_meter_provider()
+    return not isinstance(provider, metrics.NoOpMeterProvider) and type(provider).__name__ != "_ProxyMeterProvider"
+
+
 def record(histogram: Histogram, seconds: float, attributes: dict[str, Any], context: Context) -> None:
     """Record a duration with the span of ``context`` as its exemplar. An instrument that raises is logged, not felt."""
     guarded(lambda: histogram.record(seconds, attributes, context))

@@ -39,6 +39,7 @@ class RunSpans:
         "captures_output",
         "ends_inline",
         "lost",
+        "measures",
         "pins",
         "run_id",
         "started",
@@ -51,6 +52,7 @@ class RunSpans:
         self.pins = tracer is not None and adopt(tracer)
         self.ends_inline = provider is not None and never_blocks(provider)
         self.captures_input = self.captures_output = False
+        self.measures = metrics.are_collected()
         self.started = 0
         self.lost = 0
 
@@ -116,7 +118,12 @@ class Scope:
         self.recorded: BaseException | None = None
         self._again: Callable[[], Span] | None = None
         found = span.get_span_context()
-        self.span_id: str | None = format(found.span_id, "016x")
+        self.span_id: int | None = found.span_id
+
+    @property
+    def measures(self) -> bool:
+        """Whether there is a meter provider to measure for."""
+        return self._spans.measures
 
     @property
     def captures_input(self) -> bool:
@@ -161,18 +168,18 @@ class Scope:
         end: int,
         error: BaseException | None = None,
         links: Sequence[Link] = (),
-    ) -> str | None:
+    ) -> int | None:
         """Record a span that is already over, such as a wait. Return its id."""
         spans = self._spans
         span = spans.start(name, self.context, derive_span_id(spans.run_id, path, attempt), attributes, start, links)
         if error is not None:
             _fail(span, error, end, record=True)
         spans.finish(span, end)
-        return format(span.get_span_context().span_id, "016x")
+        return span.get_span_context().span_id
 
-    def span_id_of(self, path: str, attempt: int) -> str | None:
+    def span_id_of(self, path: str, attempt: int) -> int | None:
         """Return the id that a span of this run has or will have."""
-        return format(derive_span_id(self._spans.run_id, path, attempt), "016x")
+        return derive_span_id(self._spans.run_id, path, attempt)
 
     def enter(self) -> Token[Context]:
         """Make this span current in the running task."""
@@ -288,10 +295,10 @@ class Untraced(RootScope):
     def reopened(self, name: str, path: str, attributes: dict[str, Any], started_at: int) -> Scope:
         return self
 
-    def interval(self, *args: Any, **kwargs: Any) -> str | None:
+    def interval(self, *args: Any, **kwargs: Any) -> int | None:
         return None
 
-    def span_id_of(self, path: str, attempt: int) -> str | None:
+    def span_id_of(self, path: str, attempt: int) -> int | None:
         return None
 
     def enter(self) -> Any:

@@ -1,0 +1,141 @@
+"""What the operations of one frame share: the run itself, a nested workflow, or a foreach."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from spanflow.attempt import attempt
+from spanflow.clock import Clock
+from spanflow.context import AbortSignal, BailSignal, Place, RunSide, StepContext, SuspendSignal
+from spanflow.definition import Definition
+from spanflow.errors import SpanflowError
+from spanflow.events import ResultStatus, StepFinish, StepResultEvent
+from spanflow.failure import failure
+from spanflow.interpret import Bailed, Failed, Outcome, Position, Suspended, Value
+from spanflow.journal import Journal
+from spanflow.ports import Message
+from spanflow.schema import Schema
+from spanflow.state import StepResult
+from spanflow.tracing import metrics, names
+from spanflow.tracing.spans import Link, Scope
+
+
+class Driver(RunSide, Protocol):
+    """What the operations need of the stretch they belong to."""
+
+    clock: Clock
+    journal: Journal
+    resume_schemas: dict[str, Schema[Any]]
+    arrived: asyncio.Event
+
+    def take(self, name: str) -> Message | None: ...
+
+    def announce_before(self, moment: int | None) -> None: ...
+
+    def resumed_by(self, path: str) -> Sequence[Link]: ...
+
+
+class Inside:
+    """A frame from the inside: its span, its workflow's code, and how its children came out."""
+
+    __slots__ = ("definition", "drive", "failed", "journal", "place", "scope", "succeeded")
+
+    def __init__(self, drive: Driver, scope: Scope, definition: Definition, place: Place) -> None:
+        self.drive = drive
+        self.journal = drive.journal
+        self.scope = scope
+        self.definition = definition
+        self.place = place
+        self.succeeded = 0
+        self.failed = 0
+
+    def now(self) -> int:
+        return self.drive.clock.time_ns()
+
+    def settled(self, known: StepResult, schema: Schema[Any]) -> Outcome | None:
+        """Return the outcome that is already recorded; None where there is work left to do."""
+        match known.status:
+            case "success":
+                return Value(self.drive.revive(schema, known.output), known.path)
+            case "bailed":
+                return Bailed(Value(known.output, known.path))
+            case "failed" if known.error is not None:
+                return Failed(known.error)
+            case "suspended" if known.path in self.drive.state.waiting:
+                return Suspended()
+            case _:
+                return None
+
+    def count(self, outcome: Outcome) -> Outcome:
+        """Count how a child came out, for the frame's own span."""
+        if type(outcome) is Value:
+            self.succeeded += 1
+        elif isinstance(outcome, Failed):
+            self.failed += 1
+        return outcome
+
+    def end(
+        self,
+        id: str,
+        path: str,
+        number: int,
+        scope: Scope,
+        started_at: int,
+        status: ResultStatus,
+        output: Value | None = None,
+        failed: Failed | None = None,
+    ) -> None:
+        """Record the result of an attempt or frame, and end its span."""
+        at = self.drive.clock.time_ns()
+        duration = (at - started_at) / 1e9
+        error = None if failed is None else failed.exception
+        if status == "canceled" or status == "bailed":
+            scope.note({names.STEP_STATUS: status})
+        if scope.measures:
+            scope.measure(metrics.step_duration, duration, {names.STEP_ID: id}, error)
+        scope.end(at, error)
+        result: dict[str, Any] = {"id": id, "status": status}
+        if output is not None:
+            result["output"] = output.data
+            if output.ref is not None:
+                result["output_ref"] = output.ref
+        if failed is not None:
+            result["error"] = failed.problem
+        record = self.journal.record
+        record(StepResultEvent, result, path, scope.span_id, at)
+        record(StepFinish, {"id": id, "attempt": number, "duration": duration}, path, scope.span_id, at)
+        self.journal.flush_soon()
+
+    async def ask(self, path: str, name: str, value: Value) -> Value | Failed:
+        """Call a function of the plan that is no step: in the frame's own span, without events."""
+        ctx = StepContext[Any](self.place, self.scope, name, path, 1)
+        try:
+            return Value(await attempt(self.definition.step(name), value.data, ctx, self.drive.clock), None)
+        except Exception as error:
+            return Failed(failure(error, path), recorded=self.scope.recorded is error)
+        except (SuspendSignal, BailSignal, AbortSignal) as signal:
+            what = type(signal).__name__.removesuffix("Signal").lower()
+            problem = SpanflowError(f"{path!r}: only a step can {what}(); a condition or function just returns.")
+            return Failed(failure(problem, path), recorded=False)
+
+
+def position_attributes(position: Position) -> dict[str, Any]:
+    """Return the attributes that say which item, iteration or arm a span belongs to."""
+    found: dict[str, Any] = {}
+    if position.index is not None:
+        found[names.FOREACH_INDEX] = position.index
+    if position.iteration is not None:
+        found[names.LOOP_ITERATION] = position.iteration
+    if position.arm is not None:
+        found[names.BRANCH_ARM] = position.arm
+    return found
+
+
+def start_payload(id: str, number: int, value: Value, position: Position) -> dict[str, Any]:
+    """Return the payload of ``step-start``."""
+    payload: dict[str, Any] = {"id": id, "attempt": number, "input": value.data, "input_ref": value.ref}
+    if position.index is not None:
+        payload["foreach_index"] = position.index
+    if position.iteration is not None:
+        payload["loop_iteration"] = position.iteration
+    return payload

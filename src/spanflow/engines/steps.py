@@ -1,0 +1,140 @@
+"""Run a step in this process: attempts, retries, and what a step may ask for instead of returning."""
+
+from typing import Any
+
+from spanflow.attempt import attempt
+from spanflow.context import AbortSignal, BailSignal, StepContext, SuspendSignal
+from spanflow.engines.inside import Inside, position_attributes, start_payload
+from spanflow.errors import InvalidInput
+from spanflow.events import StepRetry, StepStart, StepSuspended
+from spanflow.failure import failure
+from spanflow.interpret import NOWHERE, Bailed, Canceled, Failed, Outcome, Position, Suspended, Value
+from spanflow.retry import Retry
+from spanflow.state import StepResult
+from spanflow.step import Step
+from spanflow.tracing import metrics, names
+from spanflow.tracing.spans import Scope
+
+AnyStep = Step[Any, Any, Any]
+
+
+class _Again:
+    """An attempt failed and another one follows."""
+
+
+_AGAIN = _Again()
+
+
+async def run_step(inside: Inside, step: AnyStep, path: str, value: Value, position: Position) -> Outcome:
+    """Return what a step came to, in this stretch or one before."""
+    known = inside.drive.state.steps.get(path)
+    number = failures = 0
+    if known is not None:
+        settled = inside.settled(known, step.output)
+        if settled is not None:
+            return inside.count(settled)
+        _name_the_wait(inside, known)
+        number, failures = known.attempt, known.failures
+    while True:
+        number += 1
+        outcome = await _attempt(inside, step, path, number, failures, value, position)
+        if not isinstance(outcome, _Again):
+            return inside.count(outcome)
+        failures += 1
+
+
+async def _attempt(
+    inside: Inside, step: AnyStep, path: str, number: int, failures: int, value: Value, position: Position
+) -> Outcome | _Again:
+    drive, journal, id = inside.drive, inside.journal, step.id
+    at = drive.clock.time_ns()
+    attributes: dict[str, Any] = {names.STEP_ID: id, names.STEP_PATH: path, names.STEP_ATTEMPT: number}
+    if position is not NOWHERE:
+        attributes |= position_attributes(position)
+    scope = inside.scope.child(step.span_name, path, number, attributes, at)
+    if scope.captures_input:
+        scope.capture_input(names.STEP_INPUT, value.data, step.input.annotation)
+    journal.record(StepStart, start_payload(id, number, value, position), path, scope.span_id, at)
+    await journal.flush()
+    ctx = StepContext[Any](inside.place, scope, id, path, number)
+    try:
+        output = await attempt(step, value.data, ctx, drive.clock)
+    except Exception as error:
+        return await _failed(inside, step, path, number, failures, scope, at, error)
+    except SuspendSignal as signal:
+        return _suspended(inside, id, path, scope, signal)
+    except BailSignal as signal:
+        inside.end(id, path, number, scope, at, "bailed", Value(signal.value, None))
+        return Bailed(Value(signal.value, path))
+    except AbortSignal as signal:
+        inside.end(id, path, number, scope, at, "canceled")
+        return Canceled(signal.reason)
+    except BaseException:  # canceled: by the run, or because a sibling failed
+        inside.end(id, path, number, scope, at, "canceled")
+        raise
+    if scope.captures_output:
+        scope.capture_output(names.STEP_OUTPUT, output, step.output.annotation)
+    inside.end(id, path, number, scope, at, "success", Value(output, None))
+    return Value(output, path)
+
+
+async def _failed(
+    inside: Inside,
+    step: AnyStep,
+    path: str,
+    number: int,
+    failures: int,
+    scope: Scope,
+    started_at: int,
+    error: Exception,
+) -> Outcome | _Again:
+    """Try again where the step's policy says so, else the step has failed."""
+    retry: Retry = step.retry or inside.definition.retry
+    problem = failure(error, path)
+    if isinstance(error, InvalidInput) or not retry.allows(error, failures + 1):
+        inside.end(step.id, path, number, scope, started_at, "failed", failed=Failed(problem))
+        return Failed(problem)
+    drive = inside.drive
+    at = drive.clock.time_ns()
+    delay = retry.delay_after(failures + 1)
+    scope.measure(metrics.step_duration, (at - started_at) / 1e9, {names.STEP_ID: step.id}, error)
+    scope.end(at, error)
+    payload = {"id": step.id, "attempt": number, "error": problem, "delay": delay}
+    inside.journal.record(StepRetry, payload, path, scope.span_id, at)
+    await inside.journal.flush()
+    if delay > 0:
+        until = at + int(delay * 1e9)
+        drive.announce_before(until)
+        await drive.clock.sleep_until(until)
+        attributes = {names.STEP_ID: step.id, names.STEP_PATH: path, names.WAIT_REASON: "retry"}
+        inside.scope.interval(f"wait {step.id}", f"{path}/retry", number, attributes, at, drive.clock.time_ns())
+    return _AGAIN
+
+
+def _suspended(inside: Inside, id: str, path: str, scope: Scope, signal: SuspendSignal) -> Outcome:
+    at = inside.now()
+    scope.note({names.STEP_STATUS: "suspended"})
+    scope.end(at)
+    inside.drive.resume_schemas[path] = signal.resume
+    kind = signal.resume.annotation
+    resume_type = f"{kind.__module__}:{kind.__qualname__}" if isinstance(kind, type) else None
+    payload = {"id": id, "payload": signal.payload, "resume_type": resume_type}
+    inside.journal.record(StepSuspended, payload, path, scope.span_id, at)
+    inside.journal.flush_soon()
+    return Suspended()
+
+
+def _name_the_wait(inside: Inside, known: StepResult) -> None:
+    """Give the time that a step waited for its answer a span."""
+    if known.status != "suspended" or known.suspended_at is None or known.resumed_at is None:
+        return
+    attributes = {names.STEP_ID: known.id, names.STEP_PATH: known.path, names.WAIT_REASON: "suspension"}
+    inside.scope.interval(
+        f"wait {known.id}",
+        f"{known.path}/wait",
+        len(known.answers),
+        attributes,
+        known.suspended_at,
+        known.resumed_at,
+        links=inside.drive.resumed_by(known.path),
+    )
