@@ -4,14 +4,12 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Protocol, Union, get_args, get_origin
-
-from pydantic import BaseModel
+from typing import Any, Protocol
 
 from spanflow.annotations import annotation_name, fits
 from spanflow.errors import DefinitionError
+from spanflow.fitting import either, item_of, misfit
 from spanflow.outcome import Err, Ok
-from spanflow.parameters import Parameters
 from spanflow.plan import (
     Body,
     BranchArm,
@@ -72,7 +70,11 @@ class Definition:
         return self.plan.workflow_id
 
     def step(self, name: str) -> Step[Any, Any, Any]:
-        """Return the code that a node names. Raises ``DefinitionError`` where the workflow has changed under the run."""
+        """Return the code that a node names.
+
+        Raises:
+            DefinitionError: the workflow has changed since the run was started.
+        """
         found = self.bindings.get(name)
         if not isinstance(found, Step):
             raise DefinitionError(_gone(self.id, name, self.bindings))
@@ -102,7 +104,7 @@ class Definition:
         container = ParallelNode(
             id=self._container_id(id, "parallel"), arms=tuple(node for node, _ in pairs), on_error=on_error
         )
-        output: Any = tuple[tuple(_output(bound) for _, bound in pairs)]  # pyright: ignore[reportInvalidTypeArguments]  # built at run time
+        output: Any = types.GenericAlias(tuple, tuple(_output(bound) for _, bound in pairs))
         return self._grown(container, {node.id: bound for node, bound in pairs}, output)
 
     def branch(
@@ -135,19 +137,19 @@ class Definition:
             bindings[otherwise.id] = bound
             outputs.append(_output(bound))
         container = BranchNode(id=container_id, arms=tuple(made), default=otherwise, mode=mode)
-        either: Any = Union[tuple(outputs)]
-        return self._grown(container, bindings, dict[str, either] if mode == "all" else either)
+        output: Any = either(outputs)
+        return self._grown(container, bindings, dict[str, output] if mode == "all" else output)
 
     def foreach(self, body: StepLike, concurrency: int, on_error: OnError) -> "Definition":
         if concurrency < 1:
             raise DefinitionError(f"Workflow {self.id!r}: foreach(concurrency={concurrency}) must be at least 1.")
         _require_choice("on_error", on_error, ("fail", "collect"))
         node, bound = self._body(body)
-        item = _item_of(self.output)
+        item = item_of(self.output)
         if item is None:
             raise DefinitionError(
-                f"Workflow {self.id!r}: foreach({node.id}) runs over a list, but {self._before()} gives {annotation_name(self.output)}."
-                f" Return a list there, or put .map(...) in between."
+                f"Workflow {self.id!r}: foreach({node.id}) runs over a list, but {self._before()} gives"
+                f" {annotation_name(self.output)}. Return a list there, or put .map(...) in between."
             )
         self._check_fits(node, bound, item)
         output: Any = _output(bound)
@@ -206,8 +208,8 @@ class Definition:
         known = self.events.get(name)
         if known is not None and known.annotation != schema.annotation:
             raise DefinitionError(
-                f"Workflow {self.id!r} already waits for event {name!r} with payload {known.name}, now with {schema.name}."
-                " Use the same payload model, or another event name."
+                f"Workflow {self.id!r} already waits for event {name!r} with payload {known.name}, now with"
+                f" {schema.name}. Use the same payload model, or another event name."
             )
         node_id = checked_id(id, "event") if id else self._free_id(checked_id(name, "event"))
         checked_timeout(timeout, f"wait_for_event({name!r})")
@@ -267,7 +269,7 @@ class Definition:
         for bound in bindings.values():
             if isinstance(bound, Definition):
                 events |= bound.events
-        plan = Plan.model_construct(**{**dict(self.plan), "nodes": (*self.plan.nodes, node)})
+        plan = self.plan.model_copy(update={"nodes": (*self.plan.nodes, node)})
         return replace(self, plan=plan, bindings={**self.bindings, **bindings}, output=output, events=events)
 
     def _ids(self) -> set[str]:
@@ -301,15 +303,11 @@ class Definition:
         self, node: Node, bound: "Step[Any, Any, Any] | Definition", given: Any, source: str | None = None
     ) -> None:
         """Refuse a body that cannot take ``given``, what ``source`` (by default the node before) returns."""
-        target = bound.input.annotation
-        if isinstance(bound, Step) and bound.parameters is not None:
-            problem = _tool_misfit(bound.parameters, given)
-        else:
-            problem = None if fits(given, target) else f"takes {annotation_name(target)}"
+        problem = misfit(given, bound.input.annotation, bound.parameters if isinstance(bound, Step) else None)
         if problem is not None:
             raise DefinitionError(
-                f"Workflow {self.id!r}: {node.id!r} {problem}, but {source or self._before()} gives {annotation_name(given)}."
-                f" Change one of the annotations, or put .map(...) in between."
+                f"Workflow {self.id!r}: {node.id!r} {problem}, but {source or self._before()} gives"
+                f" {annotation_name(given)}. Change one of the annotations, or put .map(...) in between."
             )
 
 
@@ -322,9 +320,20 @@ def _output(bound: "Step[Any, Any, Any] | Definition") -> Any:
 def _function(fn: Callable[..., Any], name: str, what: str, localns: Locals) -> Step[Any, Any, Any]:
     if not callable(fn):
         raise DefinitionError(f"A {what} must be a function of (value) or (value, ctx), got {fn!r}.")
+    fn = _conversion(fn) if isinstance(fn, type) and fn.__module__ == "builtins" else fn
     made = Step.of(fn, id="x", what=what, localns=dict(localns), description="", runs_inline=True)
     made.id = name
     return made
+
+
+def _conversion(kind: type) -> Callable[[Any], Any]:
+    """Return what ``str``, ``bool`` and the like do to a value: they have no signature of their own to read."""
+
+    def convert(value: Any) -> Any:
+        return kind(value)
+
+    convert.__annotations__["return"] = kind
+    return convert
 
 
 def _pair(arm: Any, workflow_id: str) -> tuple[Callable[..., Any], StepLike]:
@@ -333,41 +342,10 @@ def _pair(arm: Any, workflow_id: str) -> tuple[Callable[..., Any], StepLike]:
     return arm  # pyright: ignore[reportUnknownVariableType]  # checked just above
 
 
-def _item_of(annotation: Any) -> Any:
-    """Return the annotation of a list's items, Any where it is unknown, None where it is no list."""
-    origin, arguments = get_origin(annotation) or annotation, get_args(annotation)
-    if annotation is Any or isinstance(annotation, str) or not (isinstance(origin, type) or origin is Union):
-        return Any
-    if origin in (Union, types.UnionType):
-        items = [_item_of(each) for each in arguments]
-        return None if None in items else Union[tuple(items)]
-    if not issubclass(origin, Sequence) or issubclass(origin, (str, bytes, bytearray)):
-        return None
-    if not arguments:
-        return Any
-    if issubclass(origin, tuple):
-        return Union[tuple(each for each in arguments if each is not ...)]
-    return arguments[0]
-
-
-def _tool_misfit(parameters: Parameters, source: Any) -> str | None:
-    """Say what a tool lacks when its arguments are taken from a value of this type; None when it may fit."""
-    if not (isinstance(source, type) and issubclass(source, (BaseModel, int, float, str, bytes))):
-        return None
-    names: tuple[str, ...] = parameters.names
-    if len(names) == 1 and fits(source, parameters.annotations[names[0]]):
-        return None
-    required = list(parameters.json_schema.get("required", ()))
-    has = source.model_fields if issubclass(source, BaseModel) else {}
-    missing = [name for name in required if name not in has]
-    return f"needs {', '.join(missing)}" if missing else None
-
-
 def _retry_plan(retry: Retry) -> RetryPlan:
-    def names(kinds: Any) -> tuple[str, ...]:
-        return tuple(
-            f"{kind.__module__}.{kind.__qualname__}" for kind in (kinds if isinstance(kinds, tuple) else (kinds,))
-        )
+    def names(kinds: type[Exception] | tuple[type[Exception], ...]) -> tuple[str, ...]:
+        each = kinds if isinstance(kinds, tuple) else (kinds,)
+        return tuple(f"{kind.__module__}.{kind.__qualname__}" for kind in each)
 
     return RetryPlan(
         max_attempts=retry.max_attempts,
@@ -387,6 +365,7 @@ def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 def _gone(workflow_id: str, name: str, bindings: Mapping[str, Any]) -> str:
     return (
-        f"The run was started with a plan of workflow {workflow_id!r} that names {name!r}, which the workflow no longer has"
-        f" (it has {', '.join(sorted(bindings)) or 'nothing'}). Bring the step back under this id to finish the run."
+        f"The run was started with a plan of workflow {workflow_id!r} that names {name!r}, which the workflow no"
+        f" longer has (it has {', '.join(sorted(bindings)) or 'nothing'})."
+        " Bring the step back under this id to finish the run."
     )
