@@ -48,7 +48,8 @@ class RunNotFound(SpanflowError):
 
     def __init__(self, run_id: str) -> None:
         super().__init__(
-            f"There is no run {run_id!r} in this store. Check the id, and that the runtime opened the store the run was started on."
+            f"There is no run {run_id!r} in this store."
+            " Check the id, and that the runtime opened the store the run was started on."
         )
         self.run_id = run_id
 

@@ -16,10 +16,6 @@ from spanflow.stream import Feed
 class Journal:
     """Records what happens to a run. One for each run that executes, driven from one event loop."""
 
-    __slots__ = (
-        "_changes", "_flushes", "_ids", "_saving", "_loop", "_scheduled", "_store", "_unsaved", "feed", "run_id", "state",
-    )  # fmt: skip
-
     def __init__(self, store: Store, state: RunState, run_id: str, trace_id: str | None) -> None:
         self._store = store
         self.state = state
@@ -29,7 +25,8 @@ class Journal:
         self.feed.last_seq = state.seq
         self._unsaved: list[Entry] = []
         self._changes: dict[str, Any] | None = None
-        self._saving: asyncio.Future[None] | None = None
+        self._saving = False
+        self._waiters: list[asyncio.Future[None]] = []
         self._loop = asyncio.get_running_loop()
         self._scheduled = False
         self._flushes: set[asyncio.Task[None]] = set()
@@ -68,20 +65,28 @@ class Journal:
 
     async def flush(self) -> None:
         """Store, then publish, all that was recorded. Returns when it is stored, by whichever flush."""
-        while self._saving is not None:
-            await asyncio.shield(self._saving)
+        while self._saving:
+            await self._saved()
         if not self._unsaved:
             return
         batch, self._unsaved = self._unsaved, []
-        self._saving = saved = self._loop.create_future()
+        self._saving = True
         try:
             lifecycle = [entry for entry in batch if entry.kind.lifecycle]
             if lifecycle:
                 await self._store.append(self.run_id, lifecycle, expected_seq=lifecycle[0].seq - 1)
             self.feed.publish(batch)
         finally:
-            self._saving = None
-            saved.set_result(None)
+            self._saving = False
+            waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    async def _saved(self) -> None:
+        waiter = self._loop.create_future()
+        self._waiters.append(waiter)
+        await waiter
 
     def _pending(self) -> dict[str, Any]:
         if self._changes is None:

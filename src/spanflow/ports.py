@@ -11,10 +11,9 @@ from spanflow.plan import Plan
 from spanflow.tracing.record import TraceRecord
 
 
-class RunRecord(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
     """What is fixed when a run is created. Everything that happens later is in its events."""
-
-    model_config = ConfigDict(frozen=True)
 
     run_id: str
     workflow_id: str
@@ -22,8 +21,8 @@ class RunRecord(BaseModel):
     plan: Plan
     trace: TraceRecord
     resource_id: str | None = None
-    initial_state: dict[str, Any] = {}
-    runtime_context: dict[str, Any] = {}
+    initial_state: dict[str, Any] = field(default_factory=dict[str, Any])
+    runtime_context: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 class Message(BaseModel):

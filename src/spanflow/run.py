@@ -241,7 +241,7 @@ class Run(Generic[In_contra, Out_co]):
             runtime_context=context,
             at=at,
         )
-        record = RunRecord.model_construct(
+        record = RunRecord(
             run_id=self.run_id,
             workflow_id=definition.id,
             created_at=at,
@@ -344,7 +344,8 @@ class Run(Generic[In_contra, Out_co]):
             )
         if len(fitting) > 1:
             raise NotSuspended(
-                f"Run {self.run_id!r}: several steps wait for an answer: {listed}. Say which: resume(answer, step=path).",
+                f"Run {self.run_id!r}: several steps wait for an answer: {listed}."
+                " Say which: resume(answer, step=path).",
                 run_id=self.run_id,
                 suspended=waiting,
             )

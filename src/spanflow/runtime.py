@@ -96,8 +96,8 @@ class Runtime:
         if definition is None:
             known = ", ".join(map(repr, self._definitions)) or "none"
             raise SpanflowError(
-                f"Run {run_id!r} is of workflow {record.workflow_id!r}, which this runtime does not know (it knows {known})."
-                " Add it: Runtime(workflows=[...])."
+                f"Run {run_id!r} is of workflow {record.workflow_id!r}, which this runtime does not know"
+                f" (it knows {known}). Add it: Runtime(workflows=[...])."
             )
         return Run(
             definition,

@@ -101,14 +101,14 @@ class RunState:
     def ended(self) -> bool:
         return self.status in ("success", "failed", "canceled")
 
-    @property
-    def counts(self) -> Counts:
+    def counts_with(self, spans: int, lost: int) -> Counts:
+        """Return the totals so far, with the spans of the stretch that ends now."""
         return Counts(
             steps=self.steps_run,
             tool_calls=self.tool_calls,
             retries=self.retries,
-            spans=self.spans,
-            spans_dropped=self.spans_dropped,
+            spans=self.spans + spans,
+            spans_dropped=self.spans_dropped + lost,
         )
 
     def apply(self, entry: Entry) -> None:

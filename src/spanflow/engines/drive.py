@@ -65,6 +65,8 @@ class Drive:
         self._task: asyncio.Task[None] | None = None
         self._on_end: Callable[[Drive], None] = _nothing
         self._finishing = False
+        self._over = False
+        self._waiters: list[asyncio.Future[None]] = []
         self.first_seq = 1
 
     # --- what steps see
@@ -100,7 +102,7 @@ class Drive:
     async def end_canceled(self) -> None:
         """Record that the run was canceled while nobody executed it."""
         await self._finish(Canceled("canceled"))
-        self.journal.feed.close()
+        self._end()
 
     def launch(self, context: Context, on_end: "Callable[[Drive], None]") -> None:
         """Execute in a task of its own, with its own copy of the caller's context."""
@@ -110,8 +112,11 @@ class Drive:
 
     async def ended(self) -> None:
         """Return when the stretch is over. Being canceled while waiting does not stop the run."""
-        if self._task is not None:
-            await asyncio.wait([self._task])
+        if self._over:
+            return
+        waiter = self._loop.create_future()
+        self._waiters.append(waiter)
+        await waiter
 
     def cancel(self) -> None:
         if self._task is not None and not self._finishing:
@@ -173,8 +178,7 @@ class Drive:
             if outcome is not None:
                 await self._finish(outcome)
         finally:
-            self._on_end(self)
-            self.journal.feed.close()
+            self._end()
 
     async def _finish(self, outcome: Outcome) -> None:
         root, definition = self.root, self._launch.definition
@@ -205,12 +209,7 @@ class Drive:
             seconds = (at - self.state.started_at) / 1e9
             root.measure(metrics.workflow_duration, seconds, {names.WORKFLOW_NAME: definition.id}, error)
         await root.spans.settle()
-        counts = self.state.counts.model_copy(
-            update={
-                "spans": self.state.spans + root.spans.started,
-                "spans_dropped": self.state.spans_dropped + root.spans.lost,
-            }
-        )
+        counts = self.state.counts_with(root.spans.started, root.spans.lost)
         payload: dict[str, Any] = {
             "status": status,
             "result": value.data,
@@ -222,6 +221,15 @@ class Drive:
         }
         self.journal.record(Finish, payload, "", root.span_id, at)
         await self.journal.flush()
+
+    def _end(self) -> None:
+        """Let go of the run, and tell all who wait for it."""
+        self._over = True
+        self._on_end(self)
+        self.journal.feed.close()
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
     def _checked(self, outcome: Value | Bailed, definition: Definition) -> Outcome:
         """Validate a result against the output that the workflow declares."""

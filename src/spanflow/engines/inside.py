@@ -108,7 +108,7 @@ class Inside:
 
     async def ask(self, path: str, name: str, value: Value) -> Value | Failed:
         """Call a function of the plan that is no step: in the frame's own span, without events."""
-        ctx = StepContext[Any](self.place, self.scope, name, path, 1)
+        ctx: StepContext[Any] = StepContext(self.place, self.scope, name, path, 1)
         try:
             return Value(await attempt(self.definition.step(name), value.data, ctx, self.drive.clock), None)
         except Exception as error:

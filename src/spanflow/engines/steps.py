@@ -56,7 +56,7 @@ async def _attempt(
         scope.capture_input(names.STEP_INPUT, value.data, step.input.annotation)
     journal.record(StepStart, start_payload(id, number, value, position), path, scope.span_id, at)
     await journal.flush()
-    ctx = StepContext[Any](inside.place, scope, id, path, number)
+    ctx: StepContext[Any] = StepContext(inside.place, scope, id, path, number)
     try:
         output = await attempt(step, value.data, ctx, drive.clock)
     except Exception as error:

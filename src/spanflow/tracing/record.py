@@ -1,19 +1,17 @@
 """What a run's trace is made of, as data: all that ever crosses a process."""
 
+from dataclasses import dataclass, field
 from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict
 
 Resume = Literal["same", "link"]
 
 
-class TraceRecord(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceRecord:
     """The root span of a run, stored with it, so that whichever process ends the run can export it.
 
     Ids are lower-case hex as in W3C Trace Context. ``trace_id`` is None for an untraced run.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     trace_id: str | None = None
     span_id: str | None = None
@@ -22,8 +20,8 @@ class TraceRecord(BaseModel):
     trace_state: str = ""
     name: str = ""
     started_at: int = 0
-    attributes: dict[str, Any] = {}
-    metadata: dict[str, Any] = {}
+    attributes: dict[str, Any] = field(default_factory=dict[str, Any])
+    metadata: dict[str, Any] = field(default_factory=dict[str, Any])
     hide_input: bool = False
     hide_output: bool = False
     resume: Resume = "same"

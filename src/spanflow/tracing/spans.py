@@ -21,13 +21,23 @@ from opentelemetry.trace.span import TraceFlags, TraceState
 from spanflow.tracing import metrics, names
 from spanflow.tracing.content import capture, capture_enabled
 from spanflow.tracing.ending import SpanEnder, never_blocks
-from spanflow.tracing.ids import adopt, derive_span_id, pin_span, pinned_trace
+from spanflow.tracing.ids import SpanIds, adopt, pin_span, pinned_trace
 from spanflow.tracing.metadata import flatten
 from spanflow.tracing.options import TracingContext, TracingOptions
 from spanflow.tracing.record import UNTRACED, TraceRecord
 
 _INTERNAL = trace.SpanKind.INTERNAL
 _ender = SpanEnder()
+
+
+class _Tracers:
+    """The tracer of the provider last seen: to get it anew costs more than a span."""
+
+    provider: trace.TracerProvider | None = None
+    tracer: Tracer | None = None
+
+
+_tracers = _Tracers()
 
 
 class RunSpans:
@@ -38,17 +48,17 @@ class RunSpans:
         "captures_input",
         "captures_output",
         "ends_inline",
+        "ids",
         "lost",
         "measures",
         "pins",
-        "run_id",
         "started",
         "tracer",
     )
 
     def __init__(self, tracer: Tracer | None, run_id: str, provider: trace.TracerProvider | None) -> None:
         self.tracer = tracer
-        self.run_id = run_id
+        self.ids = SpanIds(run_id)
         self.pins = tracer is not None and adopt(tracer)
         self.ends_inline = provider is not None and never_blocks(provider)
         self.captures_input = self.captures_output = False
@@ -145,13 +155,13 @@ class Scope:
         """Start a span below this one, or below the span that is current in ``under``."""
         spans = self._spans
         parent = self.context if under is None else under
-        span = spans.start(name, parent, derive_span_id(spans.run_id, path, attempt), attributes, at)
+        span = spans.start(name, parent, spans.ids.derive(path, attempt), attributes, at)
         return Scope(spans, span, parent, at)
 
     def reopened(self, name: str, path: str, attributes: dict[str, Any], started_at: int) -> "Scope":
         """Stand in for a child that was started before, here or elsewhere, and is exported when it ends."""
         spans, above = self._spans, self.span.get_span_context()
-        span_id = derive_span_id(spans.run_id, path, 1)
+        span_id = spans.ids.derive(path, 1)
         span = NonRecordingSpan(SpanContext(above.trace_id, span_id, False, above.trace_flags, above.trace_state))
         scope = Scope(spans, span, self.context, started_at)
         if above.trace_flags & TraceFlags.SAMPLED:
@@ -171,7 +181,7 @@ class Scope:
     ) -> int | None:
         """Record a span that is already over, such as a wait. Return its id."""
         spans = self._spans
-        span = spans.start(name, self.context, derive_span_id(spans.run_id, path, attempt), attributes, start, links)
+        span = spans.start(name, self.context, spans.ids.derive(path, attempt), attributes, start, links)
         if error is not None:
             _fail(span, error, end, record=True)
         spans.finish(span, end)
@@ -179,7 +189,7 @@ class Scope:
 
     def span_id_of(self, path: str, attempt: int) -> int | None:
         """Return the id that a span of this run has or will have."""
-        return derive_span_id(self._spans.run_id, path, attempt)
+        return self._spans.ids.derive(path, attempt)
 
     def enter(self) -> Token[Context]:
         """Make this span current in the running task."""
@@ -340,7 +350,7 @@ def open_run(
     name = f"invoke_workflow {workflow_id}"
     pinned = None if options.trace_id is None else int(options.trace_id, 16)
     with pinned_trace(pinned):
-        span = spans.start(name, parent, derive_span_id(run_id, "", 0), attributes, at)
+        span = spans.start(name, parent, spans.ids.derive("", 0), attributes, at)
     found, above = span.get_span_context(), trace.get_current_span(parent).get_span_context()
     if not found.is_valid:
         return Untraced(run_id, TraceRecord(metadata=dict(options.metadata)))
@@ -435,11 +445,14 @@ def _tracer() -> tuple[trace.TracerProvider | None, Tracer | None]:
     provider = trace.get_tracer_provider()
     if isinstance(provider, (trace.ProxyTracerProvider, trace.NoOpTracerProvider)):
         return None, None
-    try:
-        tracer = provider.get_tracer(names.SCOPE)
-    except Exception as error:
-        metrics.warn_once("The tracer provider raised; the run goes on untraced: %r", error)
-        return None, None
+    if _tracers.provider is not provider:
+        try:
+            tracer = provider.get_tracer(names.SCOPE)
+        except Exception as error:
+            metrics.warn_once("The tracer provider raised; the run goes on untraced: %r", error)
+            return None, None
+        _tracers.provider, _tracers.tracer = provider, tracer
+    tracer = _tracers.tracer
     return (None, None) if isinstance(tracer, trace.NoOpTracer) else (provider, tracer)
 
 
@@ -468,7 +481,8 @@ def _root_attributes(
     if options.tags:
         attributes[names.TAGS] = tuple(str(tag) for tag in options.tags)
     copied = {key: _dig(runtime_context, key) for key in options.runtime_context_keys}
-    attributes.update(flatten({**copied, **options.metadata}))
+    if copied or options.metadata:
+        attributes.update(flatten({**copied, **options.metadata}))
     if options.user_id is not None:
         attributes[names.USER_ID] = options.user_id
     if options.session_id is not None:
