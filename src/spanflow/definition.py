@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from spanflow.annotations import annotation_name, fits
 from spanflow.errors import DefinitionError
+from spanflow.explain import describe
 from spanflow.fitting import either, item_of, misfit
 from spanflow.outcome import Err, Ok
 from spanflow.plan import (
@@ -259,7 +260,21 @@ class Definition:
                 f"Workflow {self.id!r}: {body!r} is no step. Decorate the function with @step or @tool,"
                 " or use .map(function) to reshape a value."
             )
+        self._check_state(nested)
         return WorkflowNode(id=nested.id, plan=nested.complete().plan), nested
+
+    def _check_state(self, nested: "Definition") -> None:
+        """A nested workflow shares a state of the same type; any other is its own, and begins with its defaults."""
+        state = nested.state
+        if state is None or (self.state is not None and self.state.annotation == state.annotation):
+            return
+        try:
+            state.validate({})
+        except ValidationError as error:
+            raise DefinitionError(
+                f"Workflow {self.id!r}: nested workflow {nested.id!r} has a state of its own, {state.name}, which does not"
+                f" begin without values: {describe(error)} Give its fields defaults, or give {self.id!r} the same state."
+            ) from None
 
     def _grown(self, node: Node, bindings: Mapping[str, Any], output: Any) -> "Definition":
         inside = [each.id for each in bodies(node)]

@@ -129,7 +129,7 @@ class Ops(Protocol):
         ...
 
     async def fork(self, forks: Sequence[Fork], limit: int | None, *, keep_going: bool) -> Joined:
-        """Run bodies side by side, at most ``limit`` at a time; the first failure stops the rest unless ``keep_going``."""
+        """Run bodies side by side, ``limit`` at a time; the first failure stops the rest unless ``keep_going``."""
         ...
 
     async def items(self, path: str, value: Value) -> Sequence[Value] | Failed:

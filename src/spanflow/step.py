@@ -23,7 +23,7 @@ In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
 Return_co = TypeVar("Return_co", covariant=True, default=Any)
 
-_RESERVED = re.compile(r"[/\[\]#:\x00-\x1f]")
+_RESERVED = re.compile(r"[/\[\]#:\x00-\x1f\ud800-\udfff]")
 
 
 class Step(Generic[In_contra, Out_co, Return_co]):

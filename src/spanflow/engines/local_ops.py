@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
 
@@ -76,11 +76,11 @@ class LocalOps:
         return verdict
 
     async def items(self, path: str, value: Value) -> Sequence[Value] | Failed:
-        data: Any = value.data
+        data: object = value.data
         if not isinstance(data, Sequence) or isinstance(data, (str, bytes, bytearray)):
-            problem = InvalidInput(f"foreach {path!r} runs over a list, got {type(data).__name__}: {str(data)[:80]}")
-            return self.failure(path, problem)
-        items: Sequence[Any] = data
+            given = f"{type(data).__name__}: {str(data)[:80]}"
+            return self.failure(path, InvalidInput(f"foreach {path!r} runs over a list, got {given}"))
+        items = cast("Sequence[Any]", data)
         return [Value(item, _item_ref(value.ref, index)) for index, item in enumerate(items)]
 
     def collected(self, path: str, outcomes: Sequence[Outcome]) -> Value:

@@ -5,7 +5,7 @@ the sampler of *our* tracer, never the application's: a pinned id or decision is
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from hashlib import blake2b
 from importlib import import_module
@@ -126,7 +126,7 @@ def pin_span(span_id: int) -> None:
 
 
 @contextmanager
-def pinned_trace(trace_id: int | None, *, sampled: bool = False) -> Iterator[None]:
+def pinned_trace(trace_id: int | None, *, sampled: bool = False) -> Generator[None, None, None]:
     """Start spans in the body in this trace (where they have no parent), with this decision."""
     _pins.trace_id, _pins.sampled = trace_id, sampled
     try:

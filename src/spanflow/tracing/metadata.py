@@ -71,7 +71,7 @@ class _Attributes:
             self.found[self._free_key(key)] = self._attribute(key, value)
 
     def _free_key(self, key: str) -> str:
-        key = _clean(key)
+        key = clean(key)
         if not key or self._reserved(key):
             key = f"metadata.{key}"
         if len(key) > _MAX_KEY_LENGTH:
@@ -107,7 +107,7 @@ class _Attributes:
         return tuple(self._bounded("", item) if isinstance(item, str) else item for item in found)
 
     def _bounded(self, key: str, text: str) -> str:
-        text = _clean(text)
+        text = clean(text)
         if len(text.encode()) <= _MAX_TEXT:
             return text
         self.cut.append(f"a text of {len(text)} characters" + (f" under {key[:_MAX_KEY_LENGTH]!r}" if key else ""))
@@ -153,6 +153,6 @@ def _as_json(value: object) -> str:
     return json.loads(text) if text.startswith('"') else text
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """Replace what UTF-8 cannot carry: one such character would cost the whole batch on export."""
     return text if text.isascii() else text.encode(errors="replace").decode()

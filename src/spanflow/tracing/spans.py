@@ -6,10 +6,11 @@ Whatever the application's sampler, processors or exporters do, nothing in here 
 """
 
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Token
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from opentelemetry import baggage, trace
 from opentelemetry import context as context_api
@@ -22,7 +23,7 @@ from spanflow.tracing import metrics, names
 from spanflow.tracing.content import capture, capture_enabled
 from spanflow.tracing.ending import SpanEnder, never_blocks
 from spanflow.tracing.ids import SpanIds, adopt, pin_span, pinned_trace
-from spanflow.tracing.metadata import flatten
+from spanflow.tracing.metadata import clean, flatten
 from spanflow.tracing.options import TracingContext, TracingOptions
 from spanflow.tracing.record import UNTRACED, TraceRecord
 
@@ -434,9 +435,17 @@ def _fail(span: Span, error: BaseException, at: int, *, record: bool) -> None:
 
     def fail() -> None:
         span.set_attribute(names.ERROR_TYPE, error_type(error))
-        span.set_status(Status(StatusCode.ERROR, str(error)))
-        if record:
+        message = str(error)
+        cleaned = clean(message)
+        span.set_status(Status(StatusCode.ERROR, cleaned))
+        if not record:
+            return
+        if cleaned is message:
             span.record_exception(error, timestamp=at)
+        else:  # text that UTF-8 cannot carry would cost the exporter the whole batch
+            stacktrace = clean("".join(traceback.format_exception(error)))
+            texts = {"exception.message": cleaned, "exception.stacktrace": stacktrace}
+            span.record_exception(error, attributes=texts, timestamp=at)
 
     metrics.guarded(fail)
 
@@ -479,20 +488,20 @@ def _root_attributes(
         names.RUN_ID: run_id,
     }
     if options.tags:
-        attributes[names.TAGS] = tuple(str(tag) for tag in options.tags)
+        attributes[names.TAGS] = tuple(clean(str(tag)) for tag in options.tags)
     copied = {key: _dig(runtime_context, key) for key in options.runtime_context_keys}
     if copied or options.metadata:
         attributes.update(flatten({**copied, **options.metadata}))
     if options.user_id is not None:
-        attributes[names.USER_ID] = options.user_id
+        attributes[names.USER_ID] = clean(str(options.user_id))
     if options.session_id is not None:
-        attributes[names.SESSION_ID] = options.session_id
+        attributes[names.SESSION_ID] = clean(str(options.session_id))
     return attributes
 
 
 def _dig(value: Any, dotted: str) -> Any:
     for key in dotted.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
+        value = dict(cast("Mapping[str, Any]", value)).get(key) if isinstance(value, Mapping) else None
     return value
 
 
