@@ -337,7 +337,7 @@ def _function(fn: Callable[..., Any], name: str, what: str, localns: Locals) -> 
         raise DefinitionError(f"A {what} must be a function of (value) or (value, ctx), got {fn!r}.")
     fn = _conversion(fn) if isinstance(fn, type) and fn.__module__ == "builtins" else fn
     made = Step.of(fn, id="x", what=what, localns=dict(localns), description="", runs_inline=True)
-    made.id = name
+    made.id, made.span_name = name, f"step {name}"  # ids of conditions hold characters that users' ids may not
     return made
 
 
