@@ -7,6 +7,8 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from spanflow.annotations import annotation_name, fits
+from pydantic import ValidationError
+
 from spanflow.errors import DefinitionError
 from spanflow.explain import describe
 from spanflow.fitting import either, item_of, misfit

@@ -4,10 +4,10 @@ import asyncio
 import inspect
 import secrets
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Generator, Mapping
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Generic, ParamSpec, Union, cast, get_args, get_origin, overload
+from typing import Any, Generic, Never, ParamSpec, TypeGuard, Union, cast, get_args, get_origin, overload
 
 from pydantic import ValidationError
 from typing_extensions import TypeVar
@@ -28,6 +28,9 @@ from spanflow.tracing.spans import Scope, current_context, open_tool
 P = ParamSpec("P")
 T = TypeVar("T")
 Out = TypeVar("Out")
+Delta = TypeVar("Delta")
+Result = TypeVar("Result", default=Never)
+Delta_co = TypeVar("Delta_co", covariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
 Return_co = TypeVar("Return_co", covariant=True, default=Any)
 
@@ -63,19 +66,35 @@ class Tool(Generic[P, Out_co, Return_co]):
         "parameters",
     )
 
-    def __init__(self, fn: Callable[..., Any], id: str, description: str | None, localns: Mapping[str, Any]) -> None:
+    def __init__(
+        self, fn: Callable[..., Any], *, id: str, parameters: Parameters, output: Schema[Any], description: str
+    ) -> None:
         self.fn = fn
         self.id = checked_id(id, "tool")
-        self.parameters = Parameters.of(fn, localns)
-        self.description = self.parameters.description if description is None else description
+        self.parameters = parameters
+        self.output = output
+        self.description = description
         self.is_streaming = inspect.isasyncgenfunction(fn)
         self.is_async = is_async_callable(fn)
-        returns = signature_types(fn, localns).returns
-        self.output: Schema[Any] = Schema(_yielded(returns) if self.is_streaming else returns)
         self._span_name = f"execute_tool {id}"
         self._attributes = {names.OPERATION: "execute_tool", names.TOOL_NAME: id, names.TOOL_TYPE: "function"}
         if self.description:
             self._attributes[names.TOOL_DESCRIPTION] = self.description[:1024]
+
+    @classmethod
+    def of(
+        cls, fn: Callable[..., Any], *, id: str, description: str | None, localns: Mapping[str, Any]
+    ) -> "Tool[..., Any, Any]":
+        """Read a function's signature and docstring."""
+        parameters = Parameters.of(fn, localns)
+        returns = signature_types(fn, localns).returns
+        return Tool(
+            fn,
+            id=id,
+            parameters=parameters,
+            output=Schema(_yielded(returns) if inspect.isasyncgenfunction(fn) else returns),
+            description=parameters.description if description is None else description,
+        )
 
     @property
     def name(self) -> str:
@@ -102,7 +121,8 @@ class Tool(Generic[P, Out_co, Return_co]):
     def call(self, arguments: Mapping[str, Any], *, tool_call_id: str | None = None) -> Any:
         """Call with arguments by name, as a model gives them; ``tool_call_id`` is the model's own id of the call."""
         if self.is_streaming:
-            return ToolStream(self, arguments, tool_call_id)
+            stream: ToolStream[Any, Any] = ToolStream(self, arguments, tool_call_id)
+            return stream
         if self.is_async:
             return self._call(arguments, tool_call_id)
         invocation = Invocation(self, arguments, tool_call_id)
@@ -111,9 +131,9 @@ class Tool(Generic[P, Out_co, Return_co]):
 
     def with_id(self, id: str) -> "Tool[P, Out_co, Return_co]":
         """Return the same tool under another name."""
-        return Tool(self.fn, id, self.description, {})
+        return Tool(self.fn, id=id, parameters=self.parameters, output=self.output, description=self.description)
 
-    def as_step(self) -> Step[Any, Out_co, Awaitable[Out_co]]:
+    def as_step(self) -> Step[Any, Out_co, Coroutine[Any, Any, Out_co]]:
         """Return the step that calls this tool with the step's value as arguments."""
 
         async def run(value: Any) -> Any:
@@ -238,7 +258,7 @@ class Invocation:
             step.run.record(kind, payload, step.path, self._scope.span_id, step.run.time_ns())
 
 
-class ToolStream(Generic[T]):
+class ToolStream(Generic[Delta_co, Out_co]):
     """A call of a streaming tool: await it for the result, or iterate over what it yields."""
 
     def __init__(self, tool: Tool[Any, Any, Any], arguments: Mapping[str, Any], tool_call_id: str | None) -> None:
@@ -246,13 +266,13 @@ class ToolStream(Generic[T]):
         self._arguments = arguments
         self._call_id = tool_call_id
 
-    def __await__(self) -> Generator[Any, Any, T]:
+    def __await__(self) -> Generator[Any, Any, Out_co]:
         return self._result().__await__()
 
-    def __aiter__(self) -> AsyncIterator[Any]:
+    def __aiter__(self) -> AsyncIterator[Delta_co]:
         return self._deltas()
 
-    async def _result(self) -> T:
+    async def _result(self) -> Any:
         """Run the tool to its end inside its span, and return the result."""
         invocation = Invocation(self._tool, self._arguments, self._call_id)
         with invocation:
@@ -260,8 +280,8 @@ class ToolStream(Generic[T]):
             invocation.begin_streaming()
             last: Any = None
             async for value in values:
-                if isinstance(value, ToolResult):
-                    last = cast("ToolResult[Any]", value).value
+                if _is_result(value):
+                    last = value.value
                     await values.aclose()
                     break
                 last = value
@@ -285,8 +305,8 @@ class ToolStream(Generic[T]):
                     break
                 finally:
                     invocation.scope.exit(token)
-                if isinstance(value, ToolResult):
-                    last = cast("ToolResult[Any]", value).value
+                if _is_result(value):
+                    last = value.value
                     break
                 last = value
                 invocation.delta(value)
@@ -309,9 +329,13 @@ class ToolDecorator:
         self._description = description
 
     @overload
-    def __call__(self, fn: Callable[P, AsyncGenerator[Out, None]]) -> Tool[P, Out, ToolStream[Out]]: ...
+    def __call__(self, fn: Callable[P, AsyncIterable[ToolResult[Out]]]) -> Tool[P, Out, ToolStream[Never, Out]]: ...
     @overload
-    def __call__(self, fn: Callable[P, AsyncIterator[Out]]) -> Tool[P, Out, ToolStream[Out]]: ...
+    def __call__(
+        self, fn: Callable[P, AsyncIterable[Delta | ToolResult[Result]]]
+    ) -> Tool[P, Delta | Result, ToolStream[Delta, Delta | Result]]: ...
+    @overload
+    def __call__(self, fn: Callable[P, AsyncIterable[Any]]) -> Tool[P, Any, ToolStream[Any, Any]]: ...
     @overload
     def __call__(self, fn: Callable[P, Coroutine[Any, Any, Out]]) -> Tool[P, Out, Coroutine[Any, Any, Out]]: ...
     @overload
@@ -322,13 +346,17 @@ class ToolDecorator:
     def _make(self, fn: Callable[..., Any], caller: FrameType) -> Tool[Any, Any, Any]:
         if not callable(fn):
             raise DefinitionError(f"@tool needs a function, got {fn!r}. Options are keywords: @tool(id='search').")
-        return Tool(fn, self._id or fn.__name__, self._description, caller.f_locals)
+        return Tool.of(fn, id=self._id or fn.__name__, description=self._description, localns=caller.f_locals)
 
 
 @overload
-def tool(fn: Callable[P, AsyncGenerator[Out, None]], /) -> Tool[P, Out, ToolStream[Out]]: ...
+def tool(fn: Callable[P, AsyncIterable[ToolResult[Out]]], /) -> Tool[P, Out, ToolStream[Never, Out]]: ...
 @overload
-def tool(fn: Callable[P, AsyncIterator[Out]], /) -> Tool[P, Out, ToolStream[Out]]: ...
+def tool(
+    fn: Callable[P, AsyncIterable[Delta | ToolResult[Result]]], /
+) -> Tool[P, Delta | Result, ToolStream[Delta, Delta | Result]]: ...
+@overload
+def tool(fn: Callable[P, AsyncIterable[Any]], /) -> Tool[P, Any, ToolStream[Any, Any]]: ...
 @overload
 def tool(fn: Callable[P, Coroutine[Any, Any, Out]], /) -> Tool[P, Out, Coroutine[Any, Any, Out]]: ...
 @overload
@@ -371,6 +399,10 @@ def _call_id(step: StepContext[Any] | None, path: str) -> str:
     return f"call_{derive_span_id(step.run_id, path, step.attempt):016x}"
 
 
+def _is_result(value: object) -> TypeGuard[ToolResult[Any]]:
+    return isinstance(value, ToolResult)
+
+
 def _yielded(returns: Any) -> Any:
     """Return the annotation of the result of an async generator: what ``ToolResult`` holds, or what is yielded."""
     arguments = get_args(returns)
@@ -381,4 +413,4 @@ def _yielded(returns: Any) -> Any:
         return get_args(yielded)[0]
     members = get_args(yielded) if get_origin(yielded) in (Union, type(int | str)) else (yielded,)
     results = [(get_args(each) or (Any,))[0] if (get_origin(each) or each) is ToolResult else each for each in members]
-    return Union[tuple(results)]
+    return Union[tuple(results)]  # noqa: UP007  # made at run time

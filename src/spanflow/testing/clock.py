@@ -1,18 +1,12 @@
 """A clock that stands still until nothing else is left to do: tests of months take milliseconds."""
 
 import asyncio
-import heapq
-import itertools
-import math
 import time
 from collections.abc import Callable
-from contextvars import Context
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Self
 
-from spanflow.errors import InvalidInput, SpanflowError
-from spanflow.testing.threads import pools_are_busy
+from spanflow.errors import InvalidInput
 
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 _QUIET_TURNS = 2  # turns of an idle loop: between two of them it has looked for finished I/O and threads

@@ -48,7 +48,7 @@ class SpanEnder:
         return True
 
     async def drain(self) -> None:
-        """Return when all spans handed over so far are ended, or after a second; a hanging processor costs that once."""
+        """Return when all spans handed over so far are ended, or after a second; what hangs costs that only once."""
         if self._queue.empty() and self._queue.unfinished_tasks == 0:
             self._stalled = False
             return
