@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Protocol
 
-from spanflow.annotations import annotation_name, fits
 from pydantic import ValidationError
 
+from spanflow.annotations import annotation_name, fits
 from spanflow.errors import DefinitionError
 from spanflow.explain import describe
 from spanflow.fitting import either, item_of, misfit
@@ -274,8 +274,8 @@ class Definition:
             state.validate({})
         except ValidationError as error:
             raise DefinitionError(
-                f"Workflow {self.id!r}: nested workflow {nested.id!r} has a state of its own, {state.name}, which does not"
-                f" begin without values: {describe(error)} Give its fields defaults, or give {self.id!r} the same state."
+                f"Workflow {self.id!r}: nested workflow {nested.id!r} has a state of its own, {state.name}, that cannot"
+                f" begin empty: {describe(error)} Give its fields defaults, or give {self.id!r} the same state."
             ) from None
 
     def _grown(self, node: Node, bindings: Mapping[str, Any], output: Any) -> "Definition":

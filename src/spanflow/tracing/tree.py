@@ -1,8 +1,9 @@
 """The text tree of finished spans: what a trace looks like in a terminal and in a snapshot test."""
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from opentelemetry.trace import SpanContext, format_span_id
 
@@ -28,6 +29,7 @@ def render(
     color: bool = False,
     fold_above: int = 50,
     root: ReadableSpanLike | None = None,
+    order: Mapping[tuple[int, int], Any] | None = None,
 ) -> str:
     """Draw finished spans as a tree, one line for each.
 
@@ -38,8 +40,9 @@ def render(
         color: use ANSI colours.
         fold_above: of more siblings with one name than this, only the first and the failed ones get a line.
         root: draw only this span and what is below it, whatever its parent is.
+        order: where siblings stand, by trace id and span id; by default they stand in the order of their start times.
     """
-    forest = _Forest(spans, fold_above)
+    forest = _Forest(spans, fold_above, order)
     nodes = forest.walk(root) if root is not None else forest.walk_all(times)
     return _lay_out([_row(node, times, attributes) for node in nodes], color)
 
@@ -63,8 +66,10 @@ class _Row:
 class _Forest:
     """Spans by parent. Each is drawn once, also where ids are wrong: that is what one looks for in a trace."""
 
-    def __init__(self, spans: Sequence[ReadableSpanLike], fold_above: int) -> None:
-        self._spans = sorted(spans, key=_order)
+    def __init__(
+        self, spans: Sequence[ReadableSpanLike], fold_above: int, order: Mapping[_Id, Any] | None = None
+    ) -> None:
+        self._spans = sorted(spans, key=_by_start if order is None else lambda span: order[_id(span.context)])
         self._fold_above = fold_above
         self._first: dict[_Id, ReadableSpanLike] = {}
         self._children: dict[_Id, list[ReadableSpanLike]] = {}
@@ -197,7 +202,7 @@ def _painted(text: str, code: str, color: bool) -> str:
     return f"{code}{text}{_PLAIN}" if color and text else text
 
 
-def _order(span: ReadableSpanLike) -> tuple[int, str, int]:
+def _by_start(span: ReadableSpanLike) -> tuple[int, str, int]:
     index = (span.attributes or {}).get(names.FOREACH_INDEX)
     return (span.start_time or 0, span.name, index if isinstance(index, int) else -1)
 
