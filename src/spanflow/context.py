@@ -18,7 +18,7 @@ from spanflow.tracing.spans import Scope, current_span
 
 T = TypeVar("T")
 D = TypeVar("D")
-DepsT_co = TypeVar("DepsT_co", covariant=True, default=Any)
+DepsT_co = TypeVar("DepsT_co", covariant=True, default=object)
 ResultT_co = TypeVar("ResultT_co", covariant=True)
 
 
@@ -155,8 +155,9 @@ class StepContext(Generic[DepsT_co]):
 
     @property
     def deps(self) -> DepsT_co:
-        """The live objects given to the runtime or the run."""
-        return self._place.run.deps
+        """The live objects given to the runtime or the run; an ``object`` unless ``StepContext[Deps]`` says more."""
+        deps: DepsT_co = self._place.run.deps
+        return deps
 
     @property
     def runtime_context(self) -> Mapping[str, Any]:
@@ -228,7 +229,13 @@ class StepContext(Generic[DepsT_co]):
         run.record(StepOutput, {"id": self.step_id, "output": value}, self.path, self.scope.span_id, run.time_ns())
         return _DONE
 
-    async def suspend(self, payload: Any = None, *, resume: type[T] = object) -> T:
+    @overload
+    async def suspend(self, payload: Any = None) -> Any: ...
+    @overload
+    async def suspend(self, payload: Any = None, *, resume: type[T]) -> T: ...
+    @overload
+    async def suspend(self, payload: Any = None, *, resume: Any) -> Any: ...
+    async def suspend(self, payload: Any = None, *, resume: Any = Any) -> Any:
         """Ask somebody outside: end this attempt, and return the answer once the run is resumed with one.
 
         The step then runs again from its top, and this call returns. Several calls in one step are told apart by
@@ -241,7 +248,7 @@ class StepContext(Generic[DepsT_co]):
             )
         answers = known.answers
         number, self._suspends = self._suspends, self._suspends + 1
-        schema: Schema[T] = Schema(Any if resume is object else resume)
+        schema: Schema[Any] = Schema(resume)
         if number < len(answers):
             return self._place.run.revive(schema, answers[number])
         raise SuspendSignal(payload, schema)

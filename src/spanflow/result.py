@@ -1,7 +1,7 @@
 """What a run came to."""
 
 from dataclasses import dataclass
-from typing import Any, Generic, cast
+from typing import Any, Generic
 
 from typing_extensions import TypeVar
 
@@ -70,7 +70,7 @@ def result_of(state: RunState, output: Schema[Any] | None, state_schema: Schema[
         run_id=state.run_id,
         trace_id=state.trace_id,
         status=state.status,
-        result=cast("Any", result),
+        result=result,
         error=state.error,
         suspended=state.suspended,
         steps=dict(state.steps),

@@ -7,6 +7,7 @@ from typing import Any, Generic
 from pydantic import BaseModel, ValidationError
 from typing_extensions import TypeVar
 
+from spanflow.context import HasResult
 from spanflow.definition import Definition
 from spanflow.engines.drive import Drive, Launch
 from spanflow.engines.local import LocalEngine
@@ -142,7 +143,7 @@ class Run(Generic[In_contra, Out_co]):
 
     # --- answering
 
-    async def resume(self, resume_data: Any = None, step: Any = None) -> WorkflowResult[Out_co]:
+    async def resume(self, resume_data: Any = None, step: str | HasResult[Any] | None = None) -> WorkflowResult[Out_co]:
         """Answer a suspended step, and return the result once the run ended or suspended again.
 
         Args:
@@ -156,7 +157,9 @@ class Run(Generic[In_contra, Out_co]):
         """
         return await self.result_of_stretch(await self._resume(resume_data, step))
 
-    async def resume_stream(self, resume_data: Any = None, step: Any = None) -> RunStream[Out_co]:
+    async def resume_stream(
+        self, resume_data: Any = None, step: str | HasResult[Any] | None = None
+    ) -> RunStream[Out_co]:
         """Answer a suspended step as ``resume`` does, and return the events of what follows."""
         return self._stream_of(await self._resume(resume_data, step))
 
@@ -260,7 +263,7 @@ class Run(Generic[In_contra, Out_co]):
             self._record = None
             raise
 
-    async def _resume(self, data: Any, step: Any) -> Drive:
+    async def _resume(self, data: Any, step: str | HasResult[Any] | None) -> Drive:
         record = self._started("resume")
         state = await self._state()
         path = self._suspended_path(state, step)
@@ -324,7 +327,7 @@ class Run(Generic[In_contra, Out_co]):
             {name: getattr(value, name) for name in type(value).model_fields} if isinstance(value, BaseModel) else value
         )
 
-    def _suspended_path(self, state: RunState, step: Any) -> str:
+    def _suspended_path(self, state: RunState, step: str | HasResult[Any] | None) -> str:
         """Find the one path that an answer is for."""
         waiting = list(state.suspended)
         name: str | None = step if step is None or isinstance(step, str) else step.id

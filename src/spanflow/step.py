@@ -3,7 +3,7 @@
 import inspect
 import re
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from types import FrameType
 from typing import Any, Generic, NoReturn, cast, overload
 
@@ -151,11 +151,11 @@ class StepDecorator:
         self._description = description
 
     @overload
-    def __call__(self, fn: Callable[[In], Coroutine[Any, Any, Out]]) -> Step[In, Out, Awaitable[Out]]: ...
+    def __call__(self, fn: Callable[[In], Coroutine[Any, Any, Out]]) -> Step[In, Out, Coroutine[Any, Any, Out]]: ...
     @overload
     def __call__(
         self, fn: Callable[[In, StepContext[Deps]], Coroutine[Any, Any, Out]]
-    ) -> Step[In, Out, Awaitable[Out]]: ...
+    ) -> Step[In, Out, Coroutine[Any, Any, Out]]: ...
     @overload
     def __call__(self, fn: Callable[[In], Out]) -> Step[In, Out, Out]: ...
     @overload
@@ -178,9 +178,11 @@ class StepDecorator:
 
 
 @overload
-def step(fn: Callable[[In], Coroutine[Any, Any, Out]], /) -> Step[In, Out, Awaitable[Out]]: ...
+def step(fn: Callable[[In], Coroutine[Any, Any, Out]], /) -> Step[In, Out, Coroutine[Any, Any, Out]]: ...
 @overload
-def step(fn: Callable[[In, StepContext[Deps]], Coroutine[Any, Any, Out]], /) -> Step[In, Out, Awaitable[Out]]: ...
+def step(
+    fn: Callable[[In, StepContext[Deps]], Coroutine[Any, Any, Out]], /
+) -> Step[In, Out, Coroutine[Any, Any, Out]]: ...
 @overload
 def step(fn: Callable[[In], Out], /) -> Step[In, Out, Out]: ...
 @overload
@@ -228,20 +230,16 @@ def step(
 def read_function(fn: Callable[..., Any], what: str, localns: dict[str, Any]) -> tuple[Any, bool, Any]:
     """Return the annotation of the value, whether the function takes a context, and the annotation of the result."""
     types = signature_types(fn, localns)
-    positional = types.positional
     required = [
         each for each in types.parameters if each.required and each.kind.name not in ("VAR_POSITIONAL", "VAR_KEYWORD")
     ]
-    if (
-        not positional
-        or len([each for each in required if each.positional]) > 2
-        or any(not each.positional for each in required)
-    ):
+    if not types.positional or len(required) > 2 or not all(each.positional for each in required):
         _refuse_signature(fn, what)
-    wants_ctx = len(positional) > 1 and (positional[1].required or _is_context(positional[1].annotation))
-    if _is_context(positional[0].annotation):
+    value, *others = types.positional
+    if _is_context(value.annotation):
         _refuse_signature(fn, what)
-    return positional[0].annotation, wants_ctx, types.returns
+    wants_ctx = bool(others) and (others[0].required or _is_context(others[0].annotation))
+    return value.annotation, wants_ctx, types.returns
 
 
 def is_async_callable(fn: Callable[..., Any]) -> bool:
