@@ -1,12 +1,18 @@
 """A clock that stands still until nothing else is left to do: tests of months take milliseconds."""
 
 import asyncio
+import heapq
+import itertools
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextvars import Context
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any, Self
 
-from spanflow.errors import InvalidInput
+from spanflow.errors import InvalidInput, SpanflowError
+from spanflow.testing.threads import pools_are_busy
 
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 _QUIET_TURNS = 2  # turns of an idle loop: between two of them it has looked for finished I/O and threads
@@ -22,7 +28,7 @@ class _Waiter:
     deadline: int
     is_timeout: bool
     number: int
-    wake: Callable[[], object]
+    wake: Callable[[], None]
     gone: bool = False
 
     def __lt__(self, other: "_Waiter") -> bool:
@@ -97,7 +103,7 @@ class FakeClock:
             return
         timers = self._of_this_loop()
         woken = timers.loop.create_future()
-        waiter = timers.add(deadline_ns, lambda: woken.done() or woken.set_result(None))
+        waiter = timers.add(deadline_ns, lambda: _finish(woken))
         try:
             await woken
         finally:
@@ -152,10 +158,10 @@ class FakeTimeout:
             self._waiter = self._timers.add(deadline, self._strike, is_timeout=True)
         return self
 
-    async def __aexit__(self, kind: Any, error: Any, trace: Any) -> bool | None:
+    async def __aexit__(self, kind: Any, error: Any, trace: Any) -> None:
         if self._waiter is not None:
             self._timers.remove(self._waiter)
-        return await self._inner.__aexit__(kind, error, trace)
+        await self._inner.__aexit__(kind, error, trace)
 
     def _strike(self) -> None:
         self._inner.reschedule(self._timers.loop.time())
@@ -175,7 +181,7 @@ class _Timers:
         self._target: int | None = None
         self._arrived: asyncio.Future[None] | None = None
 
-    def add(self, deadline: int, wake: Callable[[], object], *, is_timeout: bool = False) -> _Waiter:
+    def add(self, deadline: int, wake: Callable[[], None], *, is_timeout: bool = False) -> _Waiter:
         waiter = _Waiter(deadline, is_timeout, next(self._numbers), wake)
         heapq.heappush(self._heap, waiter)
         self.time.use()
@@ -262,6 +268,11 @@ class _Timers:
                 break
             heapq.heappop(self._heap).gone = True
             found.wake()
+
+
+def _finish(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _ns(moment: datetime | int) -> int:
