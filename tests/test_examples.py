@@ -349,7 +349,7 @@ def test_containers_fails_with_the_step_that_failed() -> None:
     assert "step shipping" not in done.tree
 
 
-@pytest.mark.parametrize(("fruit", "result"), [("melon", "68.48 EUR, by invoice"), ("pear", "16.66 EUR, by card")])
+@pytest.mark.parametrize(("fruit", "result"), [("melon", "68.48 EUR, by invoice"), ("pear", "16.67 EUR, by card")])
 async def test_containers_takes_the_arm_that_fits(fruit: str, result: str) -> None:
     order = Order(lines=[Line(fruit=fruit, count=20)])
     assert (await (await checkout.create_run()).start(order)).unwrap() == result
