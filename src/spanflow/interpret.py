@@ -243,7 +243,7 @@ async def _foreach(node: ForeachNode, value: Value, ops: Ops, prefix: str) -> Ou
         joined = await nested.fork(forks, node.concurrency, keep_going=collect)
         if collect and joined.decisive is None and not any(isinstance(each, Suspended) for each in joined.outcomes):
             return nested.collected(path, joined.outcomes)
-        values = _values(joined, f"foreach {node.id!r}", path, ops, wait_first=True)
+        values = _values(joined, f"foreach {node.id!r}", path, ops)
         if not isinstance(values, list):
             return values
         return Value([each.data for each in values], f"{path}[*]")
@@ -269,15 +269,15 @@ async def _loop(node: LoopNode, value: Value, ops: Ops, prefix: str) -> Outcome:
             return ops.failure(prefix + node.id, LoopLimit(prefix + node.id, iteration))
 
 
-def _values(joined: Joined, what: str, path: str, ops: Ops, *, wait_first: bool = False) -> list[Value] | Outcome:
+def _values(joined: Joined, what: str, path: str, ops: Ops) -> list[Value] | Outcome:
     """Return all the values of a join, or the outcome that speaks for all: what stopped it, failures, suspension."""
     if joined.decisive is not None:
         return joined.decisive
-    failures = [each for each in joined.outcomes if isinstance(each, Failed)]
     suspended = next((each for each in joined.outcomes if isinstance(each, Suspended)), None)
-    if failures and not (wait_first and suspended):
+    if suspended is not None:  # all are to run to their end before the failures of some fail the run
+        return suspended
+    failures = [each for each in joined.outcomes if isinstance(each, Failed)]
+    if failures:
         errors = [each.exception for each in failures]
         return ops.failure(path, ExceptionGroup(f"{what}: {len(errors)} failed", errors), recorded=True)
-    if suspended is not None:
-        return suspended
     return [each for each in joined.outcomes if isinstance(each, Value)]

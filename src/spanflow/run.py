@@ -1,5 +1,6 @@
 """A run, as its user holds it: start it, stream it, answer it, cancel it, watch it."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Generic
@@ -88,6 +89,7 @@ class Run(Generic[In_contra, Out_co]):
         self._record = record
         self._sent_early: list[Message] = []
         self._answering: set[str] = set()
+        self._resuming = asyncio.Lock()
 
     @property
     def workflow_id(self) -> str:
@@ -258,29 +260,36 @@ class Run(Generic[In_contra, Out_co]):
         start = StartPayload(workflow_id=definition.id, input=given, metadata=dict(options.metadata))
         launch = Launch(record, definition, root, RunState(), start, self._deps, list(self._sent_early))
         try:
-            return await self._engine.start(launch)
+            drive = await self._engine.start(launch)
         except BaseException:
             self._record = None
             raise
+        for message in self._sent_early:  # where a later stretch finds them, should this one not take them
+            await self._engine.store.post(self.run_id, message)
+        return drive
 
     async def _resume(self, data: Any, step: str | HasResult[Any] | None) -> Drive:
         record = self._started("resume")
         state = await self._state()
         path = self._suspended_path(state, step)
         answer = self._answer(state, path, data)
+        if path in self._answering:
+            raise RunConflict(
+                f"Run {self.run_id!r}: {path!r} has just been answered by another resume().", run_id=self.run_id
+            )
         self._answering.add(path)
         try:
-            executing = self._engine.executing(self.run_id)
-            if executing is not None:  # another arm still runs: answer as soon as it is through
-                await executing.ended()
+            async with self._resuming:  # answers of several steps at once take their turns
+                while (executing := self._engine.executing(self.run_id)) is not None:
+                    await executing.ended()
                 state = await self._state()
                 self._suspended_path(state, path)
-            resumed = Resumed(path=path, data=answer)
-            launch = self._launch(state, record, StartPayload(workflow_id=self.workflow_id, resumed=resumed))
-            messages = await self._engine.store.messages(self.run_id)
-            launch.inbox = [each for each in messages if each.id not in state.consumed]
-            launch.resumed_by = ambient_link()
-            return await self._engine.start(launch)
+                resumed = Resumed(path=path, data=answer)
+                launch = self._launch(state, record, StartPayload(workflow_id=self.workflow_id, resumed=resumed))
+                messages = await self._engine.store.messages(self.run_id)
+                launch.inbox = [each for each in messages if each.id not in state.consumed]
+                launch.resumed_by = ambient_link()
+                return await self._engine.start(launch)
         finally:
             self._answering.discard(path)
 
@@ -351,10 +360,6 @@ class Run(Generic[In_contra, Out_co]):
                 " Say which: resume(answer, step=path).",
                 run_id=self.run_id,
                 suspended=waiting,
-            )
-        if fitting[0] in self._answering:
-            raise RunConflict(
-                f"Run {self.run_id!r}: {fitting[0]!r} has just been answered by another resume().", run_id=self.run_id
             )
         return fitting[0]
 
