@@ -1,0 +1,109 @@
+"""What the README says is true: its code runs, its trees are real, its list of modules is the one that is enforced."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DURATION = re.compile(r"  +\d[\d.]* (?:µs|ms|s)\b")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+SCRIPTS = [block for block in blocks("python") if "def test_" not in block]
+TESTS = [block for block in blocks("python") if "def test_" in block]
+
+
+def python(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", *map(str, arguments)],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=50,
+        cwd=ROOT,
+    )
+
+
+def without_times(text: str) -> str:
+    """A printed tree, but for what differs from run to run."""
+    return DURATION.sub("", re.sub(r"^\w+ · .*\n", "", text)).strip()
+
+
+def test_the_ten_lines_print_the_events_and_the_tree_that_follow_them(tmp_path: Path) -> None:
+    (script,) = SCRIPTS
+    (tmp_path / "ten_lines.py").write_text(script, encoding="utf-8")
+    done = python(tmp_path / "ten_lines.py")
+    assert done.returncode == 0, done.stderr
+    trace_id, *events, result = done.stdout.splitlines()
+    _, promised_events, promised_tree, *_ = blocks("text")
+    assert [event.strip() for event in events] == promised_events.splitlines()
+    assert result == "passage 0 on zebras, and 2 more"
+    assert without_times(done.stderr) == promised_tree.strip()
+    assert f"trace {trace_id}" in done.stderr
+
+
+def test_the_first_tree_is_what_the_quickstart_prints_for_this_repository() -> None:
+    done = python("examples/quickstart.py")
+    assert done.returncode == 0, done.stderr
+    shown = blocks("text")[0]
+    assert re.match(r"answer_from_docs · success · \d+ ms · run [0-9a-f-]{36} · trace [0-9a-f]{32}\n", shown)
+    assert without_times(shown) == without_times(done.stderr), "Copy the tree of a new run into the README."
+
+
+def test_the_example_of_a_test_passes(tmp_path: Path) -> None:
+    (test,) = TESTS
+    (tmp_path / "pytest.ini").write_text(
+        "[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n"
+    )
+    (tmp_path / "test_of_the_readme.py").write_text(test, encoding="utf-8")
+    done = python("-m", "pytest", "-q", "-p", "no:cacheprovider", tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "1 passed" in done.stdout
+
+
+def test_the_list_of_modules_is_the_contract_that_is_enforced() -> None:
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ][0]
+    assert contract["name"] == "One-way imports"
+    there = {path.stem for path in (ROOT / "src" / "spanflow").iterdir()}
+    enforced = [
+        [name for name in re.findall(r"\w+|[|:]", layer) if name in there or name in "|:"]
+        for layer in contract["layers"]
+    ]
+    (listed,) = (block for block in blocks("text") if block.startswith("testing "))
+    names = [line[: line.index("  ")].split() for line in listed.splitlines()]
+    assert names == [[*layer] for layer in (_without_absent(layer) for layer in enforced) if layer]
+
+
+def _without_absent(layer: list[str]) -> list[str]:
+    """Drop the separators that stand beside a module that is not there yet."""
+    names = [name for name in layer if name not in "|:"]
+    separator = ":" if ":" in layer else "|"
+    return [part for name in names for part in (separator, name)][1:]
+
+
+def test_every_example_is_listed() -> None:
+    assert set(re.findall(r"\(examples/(\w+\.py)\)", README)) == {
+        path.name for path in (ROOT / "examples").glob("*.py")
+    }
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
+def test_a_link_leads_to_a_file(path: str) -> None:
+    assert (ROOT / path).is_file()
+
+
+def test_modules_named_in_passing_exist() -> None:
+    source = ROOT / "src" / "spanflow"
+    named = re.findall(r"`((?:tracing|stores|engines)/\w*(?:\.py)?|\w+\.py)", README)
+    missing = [name for name in named if not (source / name).exists() and not (ROOT / "examples" / name).exists()]
+    assert named
+    assert not missing
