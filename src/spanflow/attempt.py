@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
 
@@ -10,7 +10,7 @@ from spanflow.clock import Clock
 from spanflow.context import AbortSignal, BailSignal, StepContext, SuspendSignal, enter_step, exit_step
 from spanflow.errors import InvalidInput, InvalidOutput, SpanflowError, StepTimeout
 from spanflow.explain import describe
-from spanflow.step import Step
+from spanflow.step import Step, in_thread
 
 
 async def attempt(step: Step[Any, Any, Any], value: Any, ctx: StepContext[Any], clock: Clock) -> Any:
@@ -27,12 +27,17 @@ async def attempt(step: Step[Any, Any, Any], value: Any, ctx: StepContext[Any], 
         given = step.input.validate(value)
     except ValidationError as error:
         raise InvalidInput(
-            f"Step {ctx.path!r} takes {step.input.name}: {describe(error, step.input.annotation)}"
+            f"Step {ctx.path!r} takes {step.input.name}: {describe(error, step.input.annotation)}", path=ctx.path
         ) from None
     scope = ctx.scope
     token, entered = scope.enter(), enter_step(ctx)
     try:
-        result = await (_call(step, given, ctx) if step.timeout is None else _call_in_time(step, given, ctx, clock))
+        if step.timeout is not None:
+            result = await _call_in_time(step, given, ctx, clock)
+        elif step.is_async:
+            result = await (step.fn(given, ctx) if step.wants_ctx else step.fn(given))
+        else:
+            result = await _call(step, given, ctx)
     except GeneratorExit:  # the loop is closing us in a context that is not ours: there is nothing to restore
         raise
     except BaseException as error:
@@ -62,7 +67,7 @@ async def _call(step: Step[Any, Any, Any], value: Any, ctx: StepContext[Any]) ->
     if step.is_async:
         return await step.fn(*arguments)
     if not step.runs_inline:
-        return await asyncio.to_thread(step.fn, *arguments)
+        return await asyncio.to_thread(in_thread, step.fn, *arguments)
     result = step.fn(*arguments)
     return await result if inspect.isawaitable(result) else result
 
@@ -82,7 +87,8 @@ async def _call_in_time(step: Step[Any, Any, Any], value: Any, ctx: StepContext[
 def _meaning(error: BaseException, path: str) -> BaseException:
     """Return what an exception out of user code stands for."""
     if isinstance(error, BaseExceptionGroup):
-        return _signal_in(error) or error
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return _signal_in(group) or group
     if isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task()
         if task is not None and not task.cancelling():
@@ -95,6 +101,8 @@ def _signal_in(group: BaseExceptionGroup[BaseException]) -> BaseException | None
     for error in group.exceptions:
         if isinstance(error, (SuspendSignal, BailSignal, AbortSignal)):
             return error
-        if isinstance(error, BaseExceptionGroup) and (found := _signal_in(error)) is not None:
-            return found
+        if isinstance(error, BaseExceptionGroup):
+            found = _signal_in(cast("BaseExceptionGroup[BaseException]", error))
+            if found is not None:
+                return found
     return None

@@ -123,7 +123,7 @@ class StepContext(Generic[DepsT_co]):
         attempt: this try of the step, from 1. A step that is resumed, or cut short by a crash, runs as the next one.
     """
 
-    __slots__ = ("_calls", "_place", "_suspends", "attempt", "path", "scope", "step_id")
+    __slots__ = ("_calls", "_place", "_suspends", "attempt", "ended", "path", "scope", "step_id")
 
     def __init__(self, place: Place, scope: Scope, step_id: str, path: str, attempt: int) -> None:
         self._place = place
@@ -133,6 +133,7 @@ class StepContext(Generic[DepsT_co]):
         self.step_id = step_id
         self.path = path
         self.attempt = attempt
+        self.ended = False
 
     @property
     def run_id(self) -> str:
@@ -225,8 +226,8 @@ class StepContext(Generic[DepsT_co]):
 
         Await it, so that a loop of emits lets others run; in a plain ``def`` step just call it.
         """
-        run = self._place.run
-        run.record(StepOutput, {"id": self.step_id, "output": value}, self.path, self.scope.span_id, run.time_ns())
+        payload = {"id": self.step_id, "output": value}
+        self.record(StepOutput, payload, self.scope.span_id, self._place.run.time_ns())
         return _DONE
 
     @overload
@@ -265,6 +266,11 @@ class StepContext(Generic[DepsT_co]):
         """Return the path of the next tool call of this attempt."""
         number, self._calls = self._calls, self._calls + 1
         return f"{self.path}/tool:{number}"
+
+    def record(self, kind: type[Envelope], payload: dict[str, Any], span_id: int | None, at: int) -> None:
+        """Record an event of this step; what a thread or task of it does after the step's end is no event."""
+        if not self.ended:
+            self._place.run.record(kind, payload, self.path, span_id, at)
 
     @property
     def run(self) -> RunSide:

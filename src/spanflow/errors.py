@@ -36,7 +36,11 @@ class DefinitionError(SpanflowError):
 
 
 class InvalidInput(SpanflowError):
-    """A value handed in does not fit its model. Nothing was recorded."""
+    """A value handed in does not fit its model. ``path`` names the step, where it was a step's input."""
+
+    def __init__(self, message: str, *, path: str | None = None) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class InvalidOutput(SpanflowError):

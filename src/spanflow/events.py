@@ -84,7 +84,7 @@ class Resumed(_Frozen):
 class StartPayload(_Frozen):
     workflow_id: str
     input: Any = None
-    metadata: dict[str, Any] = Field(default_factory=dict)
+    metadata: dict[str, Any] = Field(default_factory=lambda: {})
     resumed: Resumed | None = None
 
     _always = frozenset({"metadata"})

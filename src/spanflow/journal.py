@@ -8,7 +8,7 @@ import asyncio
 from typing import Any
 
 from spanflow.events import Entry, Envelope, RunIds
-from spanflow.ports import Store
+from spanflow.ports import RunRecord, Store
 from spanflow.state import RunState
 from spanflow.stream import Feed
 
@@ -25,7 +25,7 @@ class Journal:
         self.feed.last_seq = state.seq
         self._unsaved: list[Entry] = []
         self._changes: dict[str, Any] | None = None
-        self._saving = False
+        self._saving = self._has_deltas = False
         self._waiters: list[asyncio.Future[None]] = []
         self._loop = asyncio.get_running_loop()
         self._scheduled = False
@@ -35,7 +35,8 @@ class Journal:
         """Number a lifecycle event and apply it. It is stored and published with the next flush."""
         state = self.state
         entry = Entry(kind, payload, self._ids, state.seq + 1, at, span_id, path, self._changes)
-        self._changes = None
+        if self._changes is not None:
+            self._changes = None
         state.apply(entry)
         self._unsaved.append(entry)
 
@@ -44,6 +45,7 @@ class Journal:
         entry = Entry(kind, payload, self._ids, self.state.seq, at, span_id, path)
         if self._unsaved:
             self._unsaved.append(entry)
+            self._has_deltas = True
         else:
             self.feed.publish((entry,))
 
@@ -63,6 +65,12 @@ class Journal:
             self._scheduled = True
             self._loop.call_soon(self._start_flush)
 
+    async def create(self, record: RunRecord) -> None:
+        """Store a new run with what was recorded so far, then publish it. Raises RunConflict where the id is taken."""
+        batch, self._unsaved = self._unsaved, []
+        await self._store.create(record, batch)
+        self.feed.publish(batch)
+
     async def flush(self) -> None:
         """Store, then publish, all that was recorded. Returns when it is stored, by whichever flush."""
         while self._saving:
@@ -72,7 +80,8 @@ class Journal:
         batch, self._unsaved = self._unsaved, []
         self._saving = True
         try:
-            lifecycle = [entry for entry in batch if entry.kind.lifecycle]
+            lifecycle = [entry for entry in batch if entry.kind.lifecycle] if self._has_deltas else batch
+            self._has_deltas = False
             if lifecycle:
                 await self._store.append(self.run_id, lifecycle, expected_seq=lifecycle[0].seq - 1)
             self.feed.publish(batch)

@@ -11,7 +11,7 @@ from spanflow.plan import Plan
 from spanflow.tracing.record import TraceRecord
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen: that costs a run more than an event
 class RunRecord:
     """What is fixed when a run is created. Everything that happens later is in its events."""
 
@@ -21,8 +21,8 @@ class RunRecord:
     plan: Plan
     trace: TraceRecord
     resource_id: str | None = None
-    initial_state: dict[str, Any] = field(default_factory=dict[str, Any])
-    runtime_context: dict[str, Any] = field(default_factory=dict[str, Any])
+    initial_state: dict[str, Any] = field(default_factory=lambda: {})
+    runtime_context: dict[str, Any] = field(default_factory=lambda: {})
 
 
 class Message(BaseModel):
@@ -42,7 +42,7 @@ class RunQuery:
     status: RunStatus | None = None
     workflow: str | None = None
     trace_id: str | None = None
-    metadata: dict[str, Any] = field(default_factory=dict[str, Any])
+    metadata: dict[str, Any] = field(default_factory=lambda: {})
     limit: int = 100
 
 

@@ -13,7 +13,7 @@ from spanflow.definition import Definition
 from spanflow.engines.drive import Drive, Launch
 from spanflow.engines.local import LocalEngine
 from spanflow.errors import InvalidInput, NotSuspended, RunConflict, SpanflowError, UnknownEvent
-from spanflow.events import Event, Resumed, StartPayload
+from spanflow.events import Event, Resumed
 from spanflow.explain import describe
 from spanflow.ports import Message, RunRecord
 from spanflow.result import WorkflowResult, result_of
@@ -21,7 +21,8 @@ from spanflow.schema import Schema, to_json
 from spanflow.state import RunState
 from spanflow.stream import Subscription
 from spanflow.tracing.options import TracingContext, TracingOptions
-from spanflow.tracing.spans import ambient_link, open_run, reopen_run
+from spanflow.tracing.roots import open_run, reopen_run
+from spanflow.tracing.spans import ambient_link
 
 In_contra = TypeVar("In_contra", contravariant=True, default=Any)
 Out_co = TypeVar("Out_co", covariant=True, default=Any)
@@ -212,7 +213,7 @@ class Run(Generic[In_contra, Out_co]):
         state = await self._state()
         if not state.ended:
             drive = await self._engine.end_canceled(
-                self._launch(state, self._record, StartPayload(workflow_id=self.workflow_id))
+                self._launch(state, self._record, {"workflow_id": self.workflow_id})
             )
             state = drive.state
         return self._result(state)
@@ -257,7 +258,7 @@ class Run(Generic[In_contra, Out_co]):
             runtime_context=context,
         )
         self._record = record
-        start = StartPayload(workflow_id=definition.id, input=given, metadata=dict(options.metadata))
+        start = {"workflow_id": definition.id, "input": given, "metadata": dict(options.metadata)}
         launch = Launch(record, definition, root, RunState(), start, self._deps, list(self._sent_early))
         try:
             drive = await self._engine.start(launch)
@@ -285,7 +286,7 @@ class Run(Generic[In_contra, Out_co]):
                 state = await self._state()
                 self._suspended_path(state, path)
                 resumed = Resumed(path=path, data=answer)
-                launch = self._launch(state, record, StartPayload(workflow_id=self.workflow_id, resumed=resumed))
+                launch = self._launch(state, record, {"workflow_id": self.workflow_id, "resumed": resumed})
                 messages = await self._engine.store.messages(self.run_id)
                 launch.inbox = [each for each in messages if each.id not in state.consumed]
                 launch.resumed_by = ambient_link()
@@ -293,7 +294,7 @@ class Run(Generic[In_contra, Out_co]):
         finally:
             self._answering.discard(path)
 
-    def _launch(self, state: RunState, record: RunRecord, start: StartPayload) -> Launch:
+    def _launch(self, state: RunState, record: RunRecord, start: dict[str, Any]) -> Launch:
         return Launch(record, self._definition, reopen_run(self.run_id, record.trace), state, start, self._deps)
 
     def _stream_of(self, drive: Drive) -> RunStream[Out_co]:

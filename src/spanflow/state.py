@@ -46,7 +46,7 @@ class StepResult:
     failures: int = 0
     payload: Any = None
     until: int | None = None
-    answers: list[Any] = field(default_factory=list[Any])
+    answers: tuple[Any, ...] = ()
     suspended_at: int | None = None
     resumed_at: int | None = None
 
@@ -69,13 +69,13 @@ class RunState:
     input: Any = None
     result: Any = None
     error: StepError | None = None
-    metadata: dict[str, Any] = field(default_factory=dict[str, Any])
-    steps: dict[str, StepResult] = field(default_factory=dict[str, StepResult])
-    latest: dict[str, StepResult] = field(default_factory=dict[str, StepResult])
-    decisions: dict[str, Any] = field(default_factory=dict[str, Any])
-    values: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
-    consumed: set[str] = field(default_factory=set[str])
-    waiting: set[str] = field(default_factory=set[str])
+    metadata: dict[str, Any] = field(default_factory=lambda: {})
+    steps: dict[str, StepResult] = field(default_factory=lambda: {})
+    latest: dict[str, StepResult] = field(default_factory=lambda: {})
+    decisions: dict[str, Any] = field(default_factory=lambda: {})
+    values: dict[str, dict[str, Any]] = field(default_factory=lambda: {})
+    consumed: set[str] = field(default_factory=lambda: set[str]())
+    waiting: set[str] = field(default_factory=lambda: set[str]())
     started_at: int = 0
     ended_at: int | None = None
     steps_run: int = 0
@@ -161,7 +161,7 @@ def _start(state: RunState, entry: Entry, payload: dict[str, Any]) -> None:
     if resumed is not None:
         step = state.steps[resumed.path]
         state.waiting.discard(resumed.path)
-        step.answers.append(resumed.data)
+        step.answers = (*step.answers, resumed.data)
         step.resumed_at = entry.timestamp
     if state.stretch == 1:
         state.run_id, state.trace_id, state.workflow_id = entry.run.run_id, entry.run.trace_id, payload["workflow_id"]

@@ -242,6 +242,14 @@ def read_function(fn: Callable[..., Any], what: str, localns: dict[str, Any]) ->
     return value.annotation, wants_ctx, types.returns
 
 
+def in_thread(fn: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in a worker thread. A future cannot hold StopIteration; generators turn it into this as well."""
+    try:
+        return fn(*arguments)
+    except StopIteration as error:
+        raise RuntimeError("a plain def raised StopIteration") from error
+
+
 def is_async_callable(fn: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004  # the method itself is asked for
 

@@ -28,10 +28,7 @@ class Feed:
 
     def publish(self, entries: Sequence[Entry]) -> None:
         """Give stored events and deltas, in order, to all readers."""
-        for entry in reversed(entries):
-            if entry.kind.lifecycle:
-                self.last_seq = entry.seq
-                break
+        self.last_seq = entries[-1].seq  # a delta carries the number of the lifecycle event before it
         for reader in self._readers:
             reader.push(entries)
 

@@ -20,10 +20,11 @@ from spanflow.failure import failure
 from spanflow.parameters import Parameters
 from spanflow.schema import Schema
 from spanflow.signatures import signature_types
-from spanflow.step import Step, checked_id, is_async_callable
+from spanflow.step import Step, checked_id, in_thread, is_async_callable
 from spanflow.tracing import metrics, names
 from spanflow.tracing.ids import derive_span_id
-from spanflow.tracing.spans import Scope, current_context, open_tool
+from spanflow.tracing.roots import open_tool
+from spanflow.tracing.spans import Scope, current_context
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -140,7 +141,7 @@ class Tool(Generic[P, Out_co, Return_co]):
             arguments = self._arguments(value)
             if self.is_async or self.is_streaming:
                 return await self.call(arguments)
-            return await asyncio.to_thread(self.call, arguments)
+            return await asyncio.to_thread(in_thread, self.call, arguments)
 
         return Step(
             run,
@@ -189,7 +190,7 @@ class Invocation:
             self._started_at = at = step.run.time_ns()
             self._scope = step.scope.child(name, path, step.attempt, attributes, at, under=current_context())
             payload = {"tool_call_id": self._call_id, "tool_name": tool.id, "args": self._arguments}
-            step.run.record(ToolCall, payload, step.path, self._scope.span_id, at)
+            step.record(ToolCall, payload, self._scope.span_id, at)
         self._scope.capture_input(names.TOOL_ARGUMENTS, self._arguments, tool.fn)
         self._result: Any = None
 
@@ -249,13 +250,13 @@ class Invocation:
             step.scope.recorded = failed
         outcome = {"result": self._result} if error is None else {"error": failure(error, step.path)}
         payload = {"tool_call_id": self._call_id, "tool_name": tool.id, **outcome}
-        step.run.record(ToolResultEvent, payload, step.path, scope.span_id, at)
+        step.record(ToolResultEvent, payload, scope.span_id, at)
 
     def _record(self, kind: type[Envelope], payload: dict[str, Any]) -> None:
         step = self._step
         if step is not None:
             payload = {"tool_call_id": self._call_id, "tool_name": self._tool.id, **payload}
-            step.run.record(kind, payload, step.path, self._scope.span_id, step.run.time_ns())
+            step.record(kind, payload, self._scope.span_id, step.run.time_ns())
 
 
 class ToolStream(Generic[Delta_co, Out_co]):

@@ -14,7 +14,7 @@ from spanflow.context import Place, T, enter_step
 from spanflow.definition import Definition
 from spanflow.engines.local_ops import LocalOps
 from spanflow.errors import InvalidOutput, RunConflict
-from spanflow.events import Envelope, Finish, FinishStatus, Start, StartPayload, StepError
+from spanflow.events import Envelope, Finish, FinishStatus, Resumed, Start, StepError
 from spanflow.explain import describe
 from spanflow.failure import failure
 from spanflow.interpret import Bailed, Canceled, Failed, Outcome, Suspended, Value, interpret
@@ -23,7 +23,8 @@ from spanflow.ports import Message, RunRecord, Store
 from spanflow.schema import Schema
 from spanflow.state import RunState
 from spanflow.tracing import metrics, names
-from spanflow.tracing.spans import Link, RootScope
+from spanflow.tracing.roots import RootScope
+from spanflow.tracing.spans import Link
 
 ANNOUNCE_AFTER = 1.0  # s: a run that lasts longer makes itself visible before it ends
 
@@ -36,10 +37,10 @@ class Launch:
     definition: Definition
     root: RootScope
     state: RunState
-    start: StartPayload
+    start: dict[str, Any]
     deps: Any = None
-    inbox: list[Message] = field(default_factory=list[Message])
-    resume_schemas: dict[str, Schema[Any]] = field(default_factory=dict[str, Schema[Any]])
+    inbox: list[Message] = field(default_factory=lambda: [])
+    resume_schemas: dict[str, Schema[Any]] = field(default_factory=lambda: {})
     resumed_by: Sequence[Link] = ()
 
 
@@ -66,6 +67,8 @@ class Drive:
         self._on_end: Callable[[Drive], None] = _nothing
         self._finishing = False
         self._over = False
+        self._canceled = False
+        self._timer: asyncio.TimerHandle | None = None
         self._waiters: list[asyncio.Future[None]] = []
         self.first_seq = 1
 
@@ -95,9 +98,11 @@ class Drive:
         if self.state.seq == 0:
             at = launch.record.created_at
             self.state.values[""] = dict(launch.record.initial_state)
-            await self._store.create(launch.record, ())
-        self.journal.record(Start, vars(launch.start), "", self.root.span_id, at)
-        await self.journal.flush()
+            self.journal.record(Start, launch.start, "", self.root.span_id, at)
+            await self.journal.create(launch.record)
+        else:
+            self.journal.record(Start, launch.start, "", self.root.span_id, at)
+            await self.journal.flush()
 
     async def end_canceled(self) -> None:
         """Record that the run was canceled while nobody executed it."""
@@ -107,7 +112,7 @@ class Drive:
     def launch(self, context: Context, on_end: "Callable[[Drive], None]") -> None:
         """Execute in a task of its own, with its own copy of the caller's context."""
         self._on_end = on_end
-        metrics.count_active(1, self.state.workflow_id)
+        self._count_active(1)
         self._task = self._loop.create_task(self._run(), name=f"spanflow-run-{self.run_id}", context=context)
 
     async def ended(self) -> None:
@@ -118,7 +123,13 @@ class Drive:
         self._waiters.append(waiter)
         await waiter
 
+    def check_canceled(self) -> None:
+        """Raise CancelledError where the run was canceled, also if a step has swallowed the first one."""
+        if self._canceled:
+            raise asyncio.CancelledError
+
     def cancel(self) -> None:
+        self._canceled = True
         if self._task is not None and not self._finishing:
             self._task.cancel()
 
@@ -136,7 +147,7 @@ class Drive:
 
     def resumed_by(self, path: str) -> Sequence[Link]:
         """Return links to whoever resumed this stretch, for the step at ``path``."""
-        resumed = self._launch.start.resumed
+        resumed: Resumed | None = self._launch.start.get("resumed")
         return self._launch.resumed_by if resumed is not None and resumed.path == path else ()
 
     def announce_before(self, moment: int | None) -> None:
@@ -145,6 +156,9 @@ class Drive:
             self.root.announce()
 
     def _record(self, kind: type[Envelope], payload: dict[str, Any], path: str, span_id: int | None, at: int) -> None:
+        known = self.state.steps.get(path)
+        if self._finishing or (known is not None and known.status != "running"):
+            return  # a thread or task that outlived its step, or the run
         if not kind.lifecycle:
             self.journal.stream(kind, payload, path, span_id, at)
             return
@@ -155,7 +169,7 @@ class Drive:
         definition, root = self._launch.definition, self.root
         enter_step(None)
         root.enter()
-        timer = self._loop.call_later(ANNOUNCE_AFTER, root.announce)
+        self._loop.call_soon(self._arm)
         given = self.revive(definition.input, self.state.input)
         place = Place(self, definition.id, "", given, definition.state, "")
         outcome: Outcome | None
@@ -171,9 +185,12 @@ class Drive:
         except Exception as error:
             outcome = Failed(failure(error, ""), recorded=False)
         finally:
-            timer.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
         self._finishing = True
-        metrics.count_active(-1, self.state.workflow_id)
+        if self._canceled and outcome is not None:
+            outcome = Canceled("canceled")
+        self._count_active(-1)
         try:
             if outcome is not None:
                 await self._finish(outcome)
@@ -209,7 +226,7 @@ class Drive:
             seconds = (at - self.state.started_at) / 1e9
             root.measure(metrics.workflow_duration, seconds, {names.WORKFLOW_NAME: definition.id}, error)
         await root.spans.settle()
-        counts = self.state.counts_with(root.spans.started, root.spans.lost)
+        counts = self.state.counts_with(root.spans.ended, root.spans.lost)
         payload: dict[str, Any] = {
             "status": status,
             "result": value.data,
@@ -221,6 +238,15 @@ class Drive:
         }
         self.journal.record(Finish, payload, "", root.span_id, at)
         await self.journal.flush()
+
+    def _arm(self) -> None:
+        """Set the timer of the announcement, for a run that outlives a turn of the event loop."""
+        if not self._finishing:
+            self._timer = self._loop.call_later(ANNOUNCE_AFTER, self.root.announce)
+
+    def _count_active(self, change: int) -> None:
+        if self.root.measures:
+            metrics.count_active(change, self.state.workflow_id)
 
     def _end(self) -> None:
         """Let go of the run, and tell all who wait for it."""

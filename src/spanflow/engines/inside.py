@@ -30,6 +30,8 @@ class Driver(RunSide, Protocol):
 
     def take(self, name: str) -> Message | None: ...
 
+    def check_canceled(self) -> None: ...
+
     def announce_before(self, moment: int | None) -> None: ...
 
     def resumed_by(self, path: str) -> Sequence[Link]: ...
@@ -104,6 +106,14 @@ class Inside:
         record = self.journal.record
         record(StepResultEvent, result, path, scope.span_id, at)
         record(StepFinish, {"id": id, "attempt": number, "duration": duration}, path, scope.span_id, at)
+        self.journal.flush_soon()
+
+    def give_up(self, id: str, path: str, number: int, started_at: int, span_id: int | None) -> None:
+        """Record that a step was canceled between two attempts; the span of the last one has ended."""
+        at = self.now()
+        self.journal.record(StepResultEvent, {"id": id, "status": "canceled"}, path, span_id, at)
+        finish = {"id": id, "attempt": number, "duration": (at - started_at) / 1e9}
+        self.journal.record(StepFinish, finish, path, span_id, at)
         self.journal.flush_soon()
 
     async def ask(self, path: str, name: str, value: Value) -> Value | Failed:

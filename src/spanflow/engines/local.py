@@ -59,7 +59,9 @@ class LocalEngine:
 
     def resume_schema(self, run_id: str, path: str) -> Schema[Any] | None:
         """Return what a suspended step of this process wants as its answer."""
-        return self._resume_schemas.get(run_id, {}).get(path)
+        drive = self._drives.get(run_id)
+        schemas = self._resume_schemas.get(run_id, {}) if drive is None else drive.resume_schemas
+        return schemas.get(path)
 
     async def cancel(self, run_id: str) -> None:
         """Cancel what is executing here, and return when it has ended."""

@@ -103,6 +103,8 @@ class LocalOps:
         async def work() -> None:
             nonlocal decisive
             for index, fork in queue:
+                if decisive is not None:
+                    raise _Stop
                 outcome = await run_body(fork.body, fork.path, fork.value, self, fork.position)
                 outcomes[index] = outcome
                 if isinstance(outcome, Bailed | Canceled) or (isinstance(outcome, Failed) and not keep_going):

@@ -36,6 +36,7 @@ async def run_step(inside: Inside, step: AnyStep, path: str, value: Value, posit
         _name_the_wait(inside, known)
         number, failures = known.attempt, known.failures
     while True:
+        inside.drive.check_canceled()
         number += 1
         outcome = await _attempt(inside, step, path, number, failures, value, position)
         if not isinstance(outcome, _Again):
@@ -58,7 +59,10 @@ async def _attempt(
     await journal.flush()
     ctx: StepContext[Any] = StepContext(inside.place, scope, id, path, number)
     try:
-        output = await attempt(step, value.data, ctx, drive.clock)
+        try:
+            output = await attempt(step, value.data, ctx, drive.clock)
+        finally:
+            ctx.ended = True
     except Exception as error:
         return await _failed(inside, step, path, number, failures, scope, at, error)
     except SuspendSignal as signal:
@@ -91,7 +95,8 @@ async def _failed(
     """Try again where the step's policy says so, else the step has failed."""
     retry: Retry = step.retry or inside.definition.retry
     problem = failure(error, path)
-    if isinstance(error, InvalidInput) or not retry.allows(error, failures + 1):
+    refused = isinstance(error, InvalidInput) and error.path == path  # its input will not get better
+    if refused or not retry.allows(error, failures + 1):
         inside.end(step.id, path, number, scope, started_at, "failed", failed=Failed(problem))
         return Failed(problem)
     drive = inside.drive
@@ -105,7 +110,11 @@ async def _failed(
     if delay > 0:
         until = at + int(delay * 1e9)
         drive.announce_before(until)
-        await drive.clock.sleep_until(until)
+        try:
+            await drive.clock.sleep_until(until)
+        except BaseException:
+            inside.give_up(step.id, path, number, at, scope.span_id)
+            raise
         attributes = {names.STEP_ID: step.id, names.STEP_PATH: path, names.WAIT_REASON: "retry"}
         inside.scope.interval(f"wait {step.id}", f"{path}/retry", number, attributes, at, drive.clock.time_ns())
     return _AGAIN

@@ -51,11 +51,10 @@ class MemoryStore:
                 run_id=run_id,
             )
         kept.entries.extend(entries)
-        for entry in entries:
-            if entry.kind is Start:
-                kept.status = "running"
-            elif entry.kind is Finish:
-                self._finish(run_id, kept, entry)
+        if entries and entries[-1].kind is Finish:
+            self._finish(run_id, kept, entries[-1])
+        elif entries and entries[0].kind is Start:
+            kept.status = "running"
 
     async def load(self, run_id: str) -> RunRecord:
         return self._kept(run_id).record

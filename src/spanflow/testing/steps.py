@@ -13,7 +13,7 @@ from spanflow.events import Envelope
 from spanflow.explain import describe
 from spanflow.schema import Schema
 from spanflow.state import RunState, StepResult
-from spanflow.tracing.spans import Untraced
+from spanflow.tracing.roots import Untraced
 
 T = TypeVar("T")
 DepsT = TypeVar("DepsT", default=Any)
@@ -134,7 +134,7 @@ def step_context(
     for key, output in (results or {}).items():
         path = _path(key)
         run.state.steps[path] = run.state.latest[path] = StepResult(path, path, "success", output=output)
-    run.state.steps[step_id] = StepResult(step_id, step_id, "running", attempt=attempt, answers=list(answers))
+    run.state.steps[step_id] = StepResult(step_id, step_id, "running", attempt=attempt, answers=tuple(answers))
     return FakeStepContext[DepsT](run, Place(run, workflow_id, "", init_data, schema, ""), step_id, attempt)
 
 

@@ -9,23 +9,13 @@ import asyncio
 import os
 import queue
 import threading
-from typing import Any
 
-from opentelemetry.trace import Span, TracerProvider
+from opentelemetry.trace import Span
 
 from spanflow.tracing.metrics import guarded, warn_once
 
 _QUEUE_SIZE = 8192  # spans: what a hanging processor may hold in memory
 _PATIENCE = 1.0  # s: what the end of a run waits for processors that export on the spot
-
-
-def never_blocks(provider: TracerProvider) -> bool:
-    """Tell whether all of a provider's processors are known to return at once from ``on_end``."""
-    active: Any = getattr(provider, "_active_span_processor", None)
-    processors: tuple[Any, ...] | None = getattr(active, "_span_processors", None)
-    return processors is not None and all(
-        getattr(each, "never_blocks", False) or type(each).__name__ == "BatchSpanProcessor" for each in processors
-    )
 
 
 class SpanEnder:

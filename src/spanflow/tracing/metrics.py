@@ -42,9 +42,8 @@ runs_active = _meter.create_up_down_counter(
 
 
 def are_collected() -> bool:
-    """Tell whether the application has set a meter provider. The API has no name for its stand-in but this."""
-    provider = metrics.get_meter_provider()
-    return not isinstance(provider, metrics.NoOpMeterProvider) and type(provider).__name__ != "_ProxyMeterProvider"
+    """Tell whether the application has set a meter provider: the API's stand-ins have nothing behind them yet."""
+    return getattr(runs_active, "_real_instrument", runs_active) is not None
 
 
 def record(histogram: Histogram, seconds: float, attributes: dict[str, Any], context: Context) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 Resume = Literal["same", "link"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen: that costs a run more than an attribute of its span
 class TraceRecord:
     """The root span of a run, stored with it, so that whichever process ends the run can export it.
 
@@ -20,8 +20,8 @@ class TraceRecord:
     trace_state: str = ""
     name: str = ""
     started_at: int = 0
-    attributes: dict[str, Any] = field(default_factory=dict[str, Any])
-    metadata: dict[str, Any] = field(default_factory=dict[str, Any])
+    attributes: dict[str, Any] = field(default_factory=lambda: {})
+    metadata: dict[str, Any] = field(default_factory=lambda: {})
     hide_input: bool = False
     hide_output: bool = False
     resume: Resume = "same"

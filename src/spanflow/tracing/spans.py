@@ -10,66 +10,54 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Token
 from functools import partial
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
-from opentelemetry import baggage, trace
 from opentelemetry import context as context_api
+from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.metrics import Histogram
 from opentelemetry.trace import INVALID_SPAN, Link, NonRecordingSpan, Span, SpanContext, Status, StatusCode, Tracer
-from opentelemetry.trace.span import TraceFlags, TraceState
+from opentelemetry.trace.span import TraceFlags
 
 from spanflow.tracing import metrics, names
 from spanflow.tracing.content import capture, capture_enabled
-from spanflow.tracing.ending import SpanEnder, never_blocks
-from spanflow.tracing.ids import SpanIds, adopt, pin_span, pinned_trace
-from spanflow.tracing.metadata import clean, flatten
-from spanflow.tracing.options import TracingContext, TracingOptions
-from spanflow.tracing.record import UNTRACED, TraceRecord
+from spanflow.tracing.ending import SpanEnder
+from spanflow.tracing.ids import SpanIds, pin_span
+from spanflow.tracing.metadata import clean
+from spanflow.tracing.source import Source
 
 _INTERNAL = trace.SpanKind.INTERNAL
 _ender = SpanEnder()
-
-
-class _Tracers:
-    """The tracer of the provider last seen: to get it anew costs more than a span."""
-
-    provider: trace.TracerProvider | None = None
-    tracer: Tracer | None = None
-
-
-_tracers = _Tracers()
 
 
 class RunSpans:
     """What the spans of one run share: the tracer, the run id, and the count of spans."""
 
     __slots__ = (
-        "attributes",
         "captures_input",
         "captures_output",
+        "ended",
         "ends_inline",
         "ids",
         "lost",
         "measures",
         "pins",
-        "started",
         "tracer",
     )
 
-    def __init__(self, tracer: Tracer | None, run_id: str, provider: trace.TracerProvider | None) -> None:
-        self.tracer = tracer
+    def __init__(
+        self, source: Source | None, run_id: str, *, hide_input: bool = False, hide_output: bool = False
+    ) -> None:
         self.ids = SpanIds(run_id)
-        self.pins = tracer is not None and adopt(tracer)
-        self.ends_inline = provider is not None and never_blocks(provider)
-        self.captures_input = self.captures_output = False
         self.measures = metrics.are_collected()
-        self.started = 0
+        self.ended = 0
         self.lost = 0
-
-    def configure(self, hide_input: bool, hide_output: bool) -> None:
-        captures = self.tracer is not None and capture_enabled()
-        self.captures_input, self.captures_output = captures and not hide_input, captures and not hide_output
+        self.captures_input = self.captures_output = self.pins = self.ends_inline = False
+        self.tracer: Tracer | None = None
+        if source is not None:
+            self.tracer, self.pins, self.ends_inline = source.tracer, source.pins, source.ends_inline
+            if capture_enabled():
+                self.captures_input, self.captures_output = not hide_input, not hide_output
 
     def start(
         self,
@@ -93,13 +81,13 @@ class RunSpans:
             self.lost += 1
             above = trace.get_current_span(parent).get_span_context()
             return NonRecordingSpan(SpanContext(above.trace_id, span_id, False, above.trace_flags, above.trace_state))
-        self.started += 1
         return span
 
     def finish(self, span: Span, at: int) -> None:
         """End a span."""
         if not span.is_recording():
             return
+        self.ended += 1
         if self.ends_inline:
             try:
                 span.end(at)
@@ -238,169 +226,6 @@ class Scope:
         metrics.record(histogram, seconds, attributes, self.context)
 
 
-class RootScope(Scope):
-    """The root span of a run. It is exported once, by whoever ends the run, also if another process started it."""
-
-    __slots__ = ("_announced", "_parent", "record")
-
-    def __init__(self, spans: RunSpans, record: TraceRecord, span: Span, parent: Context, *, live: bool) -> None:
-        super().__init__(spans, span, parent, record.started_at)
-        self.record = record
-        self._parent = parent
-        self._announced = not live
-        if not live:
-            self._again = self._make_again
-
-    @property
-    def trace_id(self) -> str | None:
-        return self.record.trace_id
-
-    @property
-    def spans(self) -> RunSpans:
-        return self._spans
-
-    def announce(self) -> None:
-        """Make the run visible before it ends: a zero-length child that carries the root's attributes. Once."""
-        if not self._announced:
-            self._announced = True
-            at = self.record.started_at
-            self.interval(names.RUN_STARTED, names.RUN_STARTED, 0, self.record.attributes, at, at)
-
-    def finish(self, at: int, status: str, error: BaseException | None, *, record: bool) -> None:
-        """End the root, making it again first where this process did not start it."""
-        self.revive()
-        self.note({names.RUN_STATUS: status})
-        self.end(at, error, record=record)
-
-    def _make_again(self) -> Span:
-        record = self.record
-        if record.span_id is None or record.trace_id is None or not record.trace_flags & TraceFlags.SAMPLED:
-            return self.span
-        with pinned_trace(int(record.trace_id, 16), sampled=True):
-            return self._spans.start(
-                record.name, self._parent, int(record.span_id, 16), record.attributes, record.started_at
-            )
-
-
-class Untraced(RootScope):
-    """Stands in for every scope where no tracer provider is configured: all of it does nothing."""
-
-    __slots__ = ()
-    traced = False
-
-    def __init__(self, run_id: str = "", record: TraceRecord = UNTRACED) -> None:
-        super().__init__(RunSpans(None, run_id, None), record, INVALID_SPAN, Context(), live=True)
-        self.span_id = None
-
-    def child(
-        self,
-        name: str,
-        path: str,
-        attempt: int,
-        attributes: dict[str, Any],
-        at: int,
-        under: Context | None = None,
-    ) -> Scope:
-        return self
-
-    def reopened(self, name: str, path: str, attributes: dict[str, Any], started_at: int) -> Scope:
-        return self
-
-    def interval(self, *args: Any, **kwargs: Any) -> int | None:
-        return None
-
-    def span_id_of(self, path: str, attempt: int) -> int | None:
-        return None
-
-    def enter(self) -> Any:
-        return None
-
-    def exit(self, token: Any) -> None:
-        return None
-
-    def note(self, attributes: Mapping[str, Any]) -> None:
-        return None
-
-    def end(self, at: int, error: BaseException | None = None, *, record: bool = True) -> None:
-        return None
-
-    def finish(self, at: int, status: str, error: BaseException | None, *, record: bool) -> None:
-        return None
-
-    def announce(self) -> None:
-        return None
-
-
-def open_run(
-    run_id: str,
-    workflow_id: str,
-    *,
-    options: TracingOptions,
-    tracing_context: TracingContext | None,
-    runtime_context: Mapping[str, Any],
-    at: int,
-) -> RootScope:
-    """Start the root span of a new run, in the context of the caller."""
-    provider, tracer = _tracer()
-    if tracer is None or provider is None:
-        return Untraced(run_id, TraceRecord(metadata=dict(options.metadata)))
-    spans = RunSpans(tracer, run_id, provider)
-    spans.configure(options.hide_input, options.hide_output)
-    attributes = _root_attributes(run_id, workflow_id, options, runtime_context)
-    parent = _parent(options, tracing_context)
-    name = f"invoke_workflow {workflow_id}"
-    pinned = None if options.trace_id is None else int(options.trace_id, 16)
-    with pinned_trace(pinned):
-        span = spans.start(name, parent, spans.ids.derive("", 0), attributes, at)
-    found, above = span.get_span_context(), trace.get_current_span(parent).get_span_context()
-    if not found.is_valid:
-        return Untraced(run_id, TraceRecord(metadata=dict(options.metadata)))
-    record = TraceRecord(
-        trace_id=format(found.trace_id, "032x"),
-        span_id=format(found.span_id, "016x"),
-        parent_span_id=format(above.span_id, "016x") if above.is_valid else None,
-        trace_flags=int(found.trace_flags),
-        trace_state=found.trace_state.to_header(),
-        name=name,
-        started_at=at,
-        attributes=attributes,
-        metadata=dict(options.metadata),
-        hide_input=options.hide_input,
-        hide_output=options.hide_output,
-        resume=options.resume,
-    )
-    return RootScope(spans, record, span, _with_baggage(parent, options), live=True)
-
-
-def reopen_run(run_id: str, record: TraceRecord) -> RootScope:
-    """Return the root of a run that was started before, here or elsewhere. Its span is made only when the run ends."""
-    provider, tracer = _tracer()
-    if tracer is None or provider is None or record.trace_id is None or record.span_id is None:
-        return Untraced(run_id, record)
-    spans = RunSpans(tracer, run_id, provider)
-    spans.configure(record.hide_input, record.hide_output)
-    state = TraceState.from_header([record.trace_state]) if record.trace_state else TraceState()
-    trace_id, flags = int(record.trace_id, 16), TraceFlags(record.trace_flags)
-    parent = Context()
-    if record.parent_span_id is not None:
-        above = SpanContext(trace_id, int(record.parent_span_id, 16), True, flags, state)
-        parent = trace.set_span_in_context(NonRecordingSpan(above), parent)
-    root = NonRecordingSpan(SpanContext(trace_id, int(record.span_id, 16), False, flags, state))
-    return RootScope(spans, record, root, parent, live=False)
-
-
-def open_tool(name: str, attributes: dict[str, Any]) -> Scope:
-    """Start the span of a tool that is called outside of any run, below the ambient span."""
-    provider, tracer = _tracer()
-    if tracer is None or provider is None:
-        return Untraced()
-    spans = RunSpans(tracer, "", provider)
-    spans.pins = False
-    spans.configure(hide_input=False, hide_output=False)
-    parent, at = context_api.get_current(), time.time_ns()
-    return Scope(spans, spans.start(name, parent, 0, attributes, at), parent, at)
-
-
 def current_context() -> Context:
     """Return the ambient OpenTelemetry context."""
     return context_api.get_current()
@@ -429,13 +254,21 @@ def error_type(error: BaseException) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
+def text_of(error: BaseException) -> str:
+    """Return an exception's message, whatever its ``__str__`` does."""
+    try:
+        return str(error)
+    except Exception as broken:
+        return f"<{type(error).__name__} whose text raised {type(broken).__name__}>"
+
+
 def _fail(span: Span, error: BaseException, at: int, *, record: bool) -> None:
     if not span.is_recording():
         return
 
     def fail() -> None:
         span.set_attribute(names.ERROR_TYPE, error_type(error))
-        message = str(error)
+        message = text_of(error)
         cleaned = clean(message)
         span.set_status(Status(StatusCode.ERROR, cleaned))
         if not record:
@@ -448,67 +281,3 @@ def _fail(span: Span, error: BaseException, at: int, *, record: bool) -> None:
             span.record_exception(error, attributes=texts, timestamp=at)
 
     metrics.guarded(fail)
-
-
-def _tracer() -> tuple[trace.TracerProvider | None, Tracer | None]:
-    provider = trace.get_tracer_provider()
-    if isinstance(provider, (trace.ProxyTracerProvider, trace.NoOpTracerProvider)):
-        return None, None
-    if _tracers.provider is not provider:
-        try:
-            tracer = provider.get_tracer(names.SCOPE)
-        except Exception as error:
-            metrics.warn_once("The tracer provider raised; the run goes on untraced: %r", error)
-            return None, None
-        _tracers.provider, _tracers.tracer = provider, tracer
-    tracer = _tracers.tracer
-    return (None, None) if isinstance(tracer, trace.NoOpTracer) else (provider, tracer)
-
-
-def _parent(options: TracingOptions, tracing_context: TracingContext | None) -> Context:
-    ambient = context_api.get_current()
-    if tracing_context is not None and tracing_context.current_span.get_span_context().is_valid:
-        return trace.set_span_in_context(tracing_context.current_span, ambient)
-    if options.trace_id is None:
-        return ambient
-    if options.parent_span_id is None:
-        return trace.set_span_in_context(INVALID_SPAN, ambient)
-    above = SpanContext(
-        int(options.trace_id, 16), int(options.parent_span_id, 16), True, TraceFlags(TraceFlags.SAMPLED)
-    )
-    return trace.set_span_in_context(NonRecordingSpan(above), ambient)
-
-
-def _root_attributes(
-    run_id: str, workflow_id: str, options: TracingOptions, runtime_context: Mapping[str, Any]
-) -> dict[str, Any]:
-    attributes: dict[str, Any] = {
-        names.OPERATION: "invoke_workflow",
-        names.WORKFLOW_NAME: workflow_id,
-        names.RUN_ID: run_id,
-    }
-    if options.tags:
-        attributes[names.TAGS] = tuple(clean(str(tag)) for tag in options.tags)
-    copied = {key: _dig(runtime_context, key) for key in options.runtime_context_keys}
-    if copied or options.metadata:
-        attributes.update(flatten({**copied, **options.metadata}))
-    if options.user_id is not None:
-        attributes[names.USER_ID] = clean(str(options.user_id))
-    if options.session_id is not None:
-        attributes[names.SESSION_ID] = clean(str(options.session_id))
-    return attributes
-
-
-def _dig(value: Any, dotted: str) -> Any:
-    for key in dotted.split("."):
-        value = dict(cast("Mapping[str, Any]", value)).get(key) if isinstance(value, Mapping) else None
-    return value
-
-
-def _with_baggage(parent: Context, options: TracingOptions) -> Context:
-    for key in options.baggage_keys:
-        value = options.user_id if key == names.USER_ID else options.session_id if key == names.SESSION_ID else None
-        value = options.metadata.get(key, value)
-        if value is not None:
-            parent = baggage.set_baggage(key, str(value), parent)
-    return parent

@@ -1,0 +1,233 @@
+"""The root span of a run: where it belongs, what it carries, and how another process can end it."""
+
+import time
+from collections.abc import Mapping
+from typing import Any, cast
+
+from opentelemetry import baggage, trace
+from opentelemetry import context as context_api
+from opentelemetry.context import Context
+from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, Span, SpanContext
+from opentelemetry.trace.span import TraceFlags, TraceState
+
+from spanflow.tracing import metrics, names
+from spanflow.tracing.ids import pinned_trace
+from spanflow.tracing.metadata import clean, flatten
+from spanflow.tracing.options import TracingContext, TracingOptions
+from spanflow.tracing.record import UNTRACED, TraceRecord
+from spanflow.tracing.source import current_source
+from spanflow.tracing.spans import RunSpans, Scope
+
+
+class RootScope(Scope):
+    """The root span of a run. It is exported once, by whoever ends the run, also if another process started it."""
+
+    __slots__ = ("_announced", "_parent", "record")
+
+    def __init__(self, spans: RunSpans, record: TraceRecord, span: Span, parent: Context, *, live: bool) -> None:
+        super().__init__(spans, span, parent, record.started_at)
+        self.record = record
+        self._parent = parent
+        self._announced = not live
+        if not live:
+            self._again = self._make_again
+
+    @property
+    def trace_id(self) -> str | None:
+        return self.record.trace_id
+
+    @property
+    def spans(self) -> RunSpans:
+        return self._spans
+
+    def announce(self) -> None:
+        """Make the run visible before it ends: a zero-length child that carries the root's attributes. Once."""
+        if not self._announced:
+            self._announced = True
+            at = self.record.started_at
+            self.interval(names.RUN_STARTED, names.RUN_STARTED, 0, self.record.attributes, at, at)
+
+    def finish(self, at: int, status: str, error: BaseException | None, *, record: bool) -> None:
+        """End the root, making it again first where this process did not start it."""
+        self.revive()
+        try:
+            self.span.set_attribute(names.RUN_STATUS, status)
+        except Exception as raised:
+            metrics.warn_once("Setting an attribute raised; the run goes on without it: %r", raised)
+        self.end(at, error, record=record)
+
+    def _make_again(self) -> Span:
+        record = self.record
+        if record.span_id is None or record.trace_id is None or not record.trace_flags & TraceFlags.SAMPLED:
+            return self.span
+        with pinned_trace(int(record.trace_id, 16), sampled=True):
+            return self._spans.start(
+                record.name, self._parent, int(record.span_id, 16), record.attributes, record.started_at
+            )
+
+
+class Untraced(RootScope):
+    """Stands in for every scope where no tracer provider is configured: all of it does nothing."""
+
+    __slots__ = ()
+    traced = False
+
+    def __init__(self, run_id: str = "", record: TraceRecord = UNTRACED) -> None:
+        super().__init__(RunSpans(None, run_id), record, INVALID_SPAN, Context(), live=True)
+        self.span_id = None
+
+    def child(
+        self,
+        name: str,
+        path: str,
+        attempt: int,
+        attributes: dict[str, Any],
+        at: int,
+        under: Context | None = None,
+    ) -> Scope:
+        return self
+
+    def reopened(self, name: str, path: str, attributes: dict[str, Any], started_at: int) -> Scope:
+        return self
+
+    def interval(self, *args: Any, **kwargs: Any) -> int | None:
+        return None
+
+    def span_id_of(self, path: str, attempt: int) -> int | None:
+        return None
+
+    def enter(self) -> Any:
+        return None
+
+    def exit(self, token: Any) -> None:
+        return None
+
+    def note(self, attributes: Mapping[str, Any]) -> None:
+        return None
+
+    def end(self, at: int, error: BaseException | None = None, *, record: bool = True) -> None:
+        return None
+
+    def finish(self, at: int, status: str, error: BaseException | None, *, record: bool) -> None:
+        return None
+
+    def announce(self) -> None:
+        return None
+
+
+def open_run(
+    run_id: str,
+    workflow_id: str,
+    *,
+    options: TracingOptions,
+    tracing_context: TracingContext | None,
+    runtime_context: Mapping[str, Any],
+    at: int,
+) -> RootScope:
+    """Start the root span of a new run, in the context of the caller."""
+    source = current_source()
+    if source is None:
+        return Untraced(run_id, TraceRecord(metadata=dict(options.metadata)))
+    spans = RunSpans(source, run_id, hide_input=options.hide_input, hide_output=options.hide_output)
+    attributes = _root_attributes(run_id, workflow_id, options, runtime_context)
+    parent = _parent(options, tracing_context)
+    name = f"invoke_workflow {workflow_id}"
+    if options.trace_id is None:
+        span = spans.start(name, parent, spans.ids.derive("", 0), attributes, at)
+    else:
+        with pinned_trace(int(options.trace_id, 16)):
+            span = spans.start(name, parent, spans.ids.derive("", 0), attributes, at)
+    found, above = span.get_span_context(), trace.get_current_span(parent).get_span_context()
+    if not found.is_valid:
+        return Untraced(run_id, TraceRecord(metadata=dict(options.metadata)))
+    record = TraceRecord(
+        trace_id=format(found.trace_id, "032x"),
+        span_id=format(found.span_id, "016x"),
+        parent_span_id=format(above.span_id, "016x") if above.is_valid else None,
+        trace_flags=int(found.trace_flags),
+        trace_state=found.trace_state.to_header() if found.trace_state else "",
+        name=name,
+        started_at=at,
+        attributes=attributes,
+        metadata=dict(options.metadata),
+        hide_input=options.hide_input,
+        hide_output=options.hide_output,
+        resume=options.resume,
+    )
+    return RootScope(spans, record, span, _with_baggage(parent, options), live=True)
+
+
+def reopen_run(run_id: str, record: TraceRecord) -> RootScope:
+    """Return the root of a run that was started before, here or elsewhere. Its span is made only when the run ends."""
+    source = current_source()
+    if source is None or record.trace_id is None or record.span_id is None:
+        return Untraced(run_id, record)
+    spans = RunSpans(source, run_id, hide_input=record.hide_input, hide_output=record.hide_output)
+    state = TraceState.from_header([record.trace_state]) if record.trace_state else TraceState()
+    trace_id, flags = int(record.trace_id, 16), TraceFlags(record.trace_flags)
+    parent = Context()
+    if record.parent_span_id is not None:
+        above = SpanContext(trace_id, int(record.parent_span_id, 16), True, flags, state)
+        parent = trace.set_span_in_context(NonRecordingSpan(above), parent)
+    root = NonRecordingSpan(SpanContext(trace_id, int(record.span_id, 16), False, flags, state))
+    return RootScope(spans, record, root, parent, live=False)
+
+
+def open_tool(name: str, attributes: dict[str, Any]) -> Scope:
+    """Start the span of a tool that is called outside of any run, below the ambient span."""
+    source = current_source()
+    if source is None:
+        return Untraced()
+    spans = RunSpans(source, "")
+    spans.pins = False
+    parent, at = context_api.get_current(), time.time_ns()
+    return Scope(spans, spans.start(name, parent, 0, attributes, at), parent, at)
+
+
+def _parent(options: TracingOptions, tracing_context: TracingContext | None) -> Context:
+    ambient = context_api.get_current()
+    if tracing_context is not None and tracing_context.current_span.get_span_context().is_valid:
+        return trace.set_span_in_context(tracing_context.current_span, ambient)
+    if options.trace_id is None:
+        return ambient
+    if options.parent_span_id is None:
+        return trace.set_span_in_context(INVALID_SPAN, ambient)
+    above = SpanContext(
+        int(options.trace_id, 16), int(options.parent_span_id, 16), True, TraceFlags(TraceFlags.SAMPLED)
+    )
+    return trace.set_span_in_context(NonRecordingSpan(above), ambient)
+
+
+def _root_attributes(
+    run_id: str, workflow_id: str, options: TracingOptions, runtime_context: Mapping[str, Any]
+) -> dict[str, Any]:
+    attributes: dict[str, Any] = {
+        names.OPERATION: "invoke_workflow",
+        names.WORKFLOW_NAME: workflow_id,
+        names.RUN_ID: run_id,
+    }
+    if options.tags:
+        attributes[names.TAGS] = tuple(clean(str(tag)) for tag in options.tags)
+    copied = {key: _dig(runtime_context, key) for key in options.runtime_context_keys}
+    if copied or options.metadata:
+        attributes.update(flatten({**copied, **options.metadata}))
+    if options.user_id is not None:
+        attributes[names.USER_ID] = clean(str(options.user_id))
+    if options.session_id is not None:
+        attributes[names.SESSION_ID] = clean(str(options.session_id))
+    return attributes
+
+
+def _dig(value: Any, dotted: str) -> Any:
+    for key in dotted.split("."):
+        value = dict(cast("Mapping[str, Any]", value)).get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _with_baggage(parent: Context, options: TracingOptions) -> Context:
+    for key in options.baggage_keys:
+        value = options.user_id if key == names.USER_ID else options.session_id if key == names.SESSION_ID else None
+        value = options.metadata.get(key, value)
+        if value is not None:
+            parent = baggage.set_baggage(key, str(value), parent)
+    return parent

@@ -1,0 +1,60 @@
+"""Where spans come from: the application's tracer provider, looked at once and remembered."""
+
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.trace import Tracer, TracerProvider
+
+from spanflow.tracing import metrics, names
+from spanflow.tracing.ids import adopt
+
+
+class Source:
+    """A tracer provider as a run needs it. Getting a tracer anew costs more than a span, so it is kept."""
+
+    __slots__ = ("_blocks_for", "_ends_inline", "pins", "provider", "tracer")
+
+    def __init__(self, provider: TracerProvider, tracer: Tracer) -> None:
+        self.provider = provider
+        self.tracer = tracer
+        self.pins = adopt(tracer)
+        self._blocks_for: object = self
+        self._ends_inline = False
+
+    @property
+    def ends_inline(self) -> bool:
+        """Whether spans may be ended on the event loop: all processors are known to return at once.
+
+        The SDK's batch processor only queues. Any other may export on the spot, and an exporter may hang; one that
+        does not says so with ``never_blocks = True``.
+        """
+        active: Any = getattr(self.provider, "_active_span_processor", None)
+        processors: tuple[Any, ...] | None = getattr(active, "_span_processors", None)
+        if processors is not self._blocks_for:  # the SDK replaces the tuple when a processor is added
+            self._blocks_for = processors
+            self._ends_inline = processors is not None and all(
+                getattr(each, "never_blocks", False) or type(each).__name__ == "BatchSpanProcessor"
+                for each in processors
+            )
+        return self._ends_inline
+
+
+_known: list[Source] = []
+
+
+def current_source() -> Source | None:
+    """Return where spans come from; None where no tracer provider is configured, or the SDK is disabled."""
+    provider = trace.get_tracer_provider()
+    if _known and _known[0].provider is provider:
+        return _known[0]
+    if isinstance(provider, (trace.ProxyTracerProvider, trace.NoOpTracerProvider)):
+        return None
+    try:
+        tracer = provider.get_tracer(names.SCOPE)
+        if isinstance(tracer, trace.NoOpTracer):
+            return None
+        _known[:] = [Source(provider, tracer)]
+    except Exception as error:
+        metrics.warn_once("The tracer provider raised; the run goes on untraced: %r", error)
+        return None
+    return _known[0]
