@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerPro
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
 from spanflow.errors import SpanflowError
-from spanflow.testing.recording import Key, Recording, key_of
+from spanflow.testing.recording import Recording, key_of
 from spanflow.tracing import names
 
 
@@ -63,17 +63,18 @@ class Router(SpanProcessor):
     def _owner(self, span: Span, above: trace.Span) -> Recording | None:
         """Find whose a starting span is, and remember it for its children."""
         last = self._open[-1] if self._open else None
-        if span.parent is None or not isinstance(above, ReadableSpan):
+        if span.parent is None or not isinstance(above, ReadableSpan):  # no parent, a remote one, a run taken up again
             owner = last
+            keep = owner is not None or _is_ours(span)
         elif above in self._owners:
             owner = self._owners[above]
-        elif _is_ours(above):  # a run that began while nobody was recording
-            owner = None
+            keep = True
         else:
-            owner = last
+            owner = None if _is_ours(above) else last
+            keep = owner is not None
             if owner is not None:
                 owner.outside.add(key_of(above.context))
-        if owner is not None or _is_ours(span) or above in self._owners:
+        if keep:  # also None: what follows from a run that began while nobody was recording is nobody's
             self._owners[span] = owner
         return owner
 
@@ -108,6 +109,3 @@ def installed_router() -> Router:
     if isinstance(provider.get_tracer(names.SCOPE), trace.NoOpTracer):
         raise SpanflowError("Spans cannot be captured: the SDK is disabled. Unset OTEL_SDK_DISABLED for tests.")
     return _router
-
-
-__all__ = ["Key", "Router", "installed_router"]

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.trace import format_trace_id
+from opentelemetry.trace import SpanContext, format_trace_id
 
 from spanflow.testing.recording import Key, Recording, key_of
 from spanflow.tracing import names
@@ -56,7 +56,9 @@ class Traces:
             times: show durations and ids, which differ from run to run.
             attributes: keys of attributes to show.
         """
-        return render(self._in_order(), times=times, attributes=attributes, order=self._rank())
+        known = self._known()
+        spans = [_below_remote(span) if self._is_outside(span, known) else span for span in self._in_order()]
+        return render(spans, times=times, attributes=attributes, order=self._rank())
 
     def find(self, name: str = "*", attributes: Mapping[str, Any] | None = None) -> "tuple[ReadableSpan, ...]":
         """Return the finished spans of this name with these attributes, in the order in which they started.
@@ -104,12 +106,12 @@ class Traces:
                 found.append(f"trace {trace_id} has {number} roots instead of 1")
         found += [f"the parent of {span.name!r} {self._absence(span)}" for span in self.orphans]
         found += [f"{number} spans have the id {key[1]:016x}" for key, number in ids.items() if number > 1]
-        found += [f"{name!r} has not ended" for name in recording.open.values()]
+        found += [f"{name!r} was started and has not ended" for name in recording.open.values()]
         return found
 
     def _absence(self, span: "ReadableSpan") -> str:
         name = self._recording.open.get(key_of(span.parent))
-        return "was never seen" if name is None else f", {name!r}, has not ended"
+        return "was never seen" if name is None else f"({name!r}) has not ended"
 
     def _known(self) -> set[Key]:
         return {*self._recording.open, *(key_of(span.context) for span in self._recording.ended)}
@@ -140,6 +142,23 @@ class Traces:
 
     def __repr__(self) -> str:
         return f"<Traces: {len(self.spans)} spans>"
+
+
+def _below_remote(span: "ReadableSpan") -> "ReadableSpan":
+    """Return a copy whose parent is shown as what it is for this test: somebody else's."""
+    parent = span.parent
+    if parent is None or parent.is_remote:
+        return span
+    return type(span)(
+        span.name,
+        context=span.context,
+        parent=SpanContext(parent.trace_id, parent.span_id, True, parent.trace_flags, parent.trace_state),
+        attributes=span.attributes,
+        links=span.links,
+        status=span.status,
+        start_time=span.start_time,
+        end_time=span.end_time,
+    )
 
 
 def _group(span: "ReadableSpan") -> str | None:
