@@ -5,17 +5,16 @@ Deltas are not stored; a reader that falls behind gets them merged.
 """
 
 import asyncio
-from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Any
 
 from spanflow.events import Entry, Event, Finish, StepOutput, ToolCallDelta
 from spanflow.ports import Store
 
 _RECENT = 512  # lifecycle events a reader holds before it goes back to the store
 _DELTAS = 1024  # deltas a reader holds before they are merged
-_TEXT = 65_536  # characters of merged text
-
-_DeltaKey = tuple[int, str, str, str | None]
+_TEXT = 65_536  # characters of merged text; of a longer one the end is kept
 
 
 class Feed:
@@ -59,8 +58,7 @@ class Subscription(AsyncIterator[Event]):
         self._cursor = after
         self._one_stretch = one_stretch
         self._recent: deque[Entry] = deque()
-        self._deltas: OrderedDict[_DeltaKey | int, Event] = OrderedDict()
-        self._number = 0
+        self._deltas: deque[Event] = deque()
         self._wakeup: asyncio.Future[None] | None = None
         self._done = False
         if feed is not None:
@@ -116,12 +114,8 @@ class Subscription(AsyncIterator[Event]):
     def _ready(self) -> Event | None:
         """Return the next event that is at hand: deltas stand after the lifecycle event whose number they carry."""
         following = self._recent[0] if self._recent else None
-        if self._deltas:
-            key = next(iter(self._deltas))
-            delta = self._deltas[key]
-            if delta.seq <= self._cursor:
-                del self._deltas[key]
-                return delta
+        if self._deltas and self._deltas[0].seq <= self._cursor:
+            return self._deltas.popleft()
         if following is None:
             return None
         self._recent.popleft()
@@ -139,17 +133,10 @@ class Subscription(AsyncIterator[Event]):
         )
 
     def _push_delta(self, event: Event) -> None:
-        if len(self._deltas) < _DELTAS:
-            self._number += 1
-            self._deltas[self._number] = event
-            return
-        key = _key(event)
-        older = self._deltas.get(key)
-        if older is None:
-            self._deltas.popitem(last=False)
-            self._deltas[key] = event
-        else:
-            self._deltas[key] = _merged(older, event)
+        if len(self._deltas) >= _DELTAS:
+            merged = _merged(self._deltas)
+            self._deltas = deque(merged[-_DELTAS // 2 :])  # the oldest go where there are so many sources
+        self._deltas.append(event)
 
     async def _woken(self) -> None:
         self._wakeup = asyncio.get_running_loop().create_future()
@@ -159,21 +146,30 @@ class Subscription(AsyncIterator[Event]):
             self._wakeup = None
 
 
-def _key(event: Event) -> _DeltaKey:
-    call_id = event.payload.tool_call_id if isinstance(event, ToolCallDelta) else None
-    return (event.seq, event.type, event.path, call_id)
+def _merged(deltas: Iterable[Event]) -> list[Event]:
+    """Join the deltas of each source between two lifecycle events: texts in one, of anything else the newest."""
+    groups: dict[Any, list[Event]] = {}
+    for event in deltas:
+        call_id = event.payload.tool_call_id if isinstance(event, ToolCallDelta) else None
+        key = (event.seq, event.type, event.path, call_id, isinstance(_value(event), str))
+        groups.setdefault(key, []).append(event)
+    return [_joined(group) for group in groups.values()]
 
 
-def _merged(older: Event, newer: Event) -> Event:
-    """Join two deltas of one source: text is appended, of anything else the newer one stays."""
-    if isinstance(older, ToolCallDelta) and isinstance(newer, ToolCallDelta):
-        before, after = older.payload.delta, newer.payload.delta
-        if isinstance(before, str) and isinstance(after, str):
-            payload = newer.payload.model_copy(update={"delta": (before + after)[-_TEXT:]})
-            return newer.model_copy(update={"payload": payload})
-    elif isinstance(older, StepOutput) and isinstance(newer, StepOutput):
-        before, after = older.payload.output, newer.payload.output
-        if isinstance(before, str) and isinstance(after, str):
-            payload = newer.payload.model_copy(update={"output": (before + after)[-_TEXT:]})
-            return newer.model_copy(update={"payload": payload})
-    return newer
+def _joined(group: Sequence[Event]) -> Event:
+    last, values = group[-1], [_value(event) for event in group]
+    if len(group) == 1 or not isinstance(values[0], str):
+        return last
+    name = "delta" if isinstance(last, ToolCallDelta) else "output"
+    payload = last.payload.model_copy(update={name: "".join(values)[-_TEXT:]})
+    return last.model_copy(update={"payload": payload})
+
+
+def _value(event: Event) -> Any:
+    match event:
+        case ToolCallDelta():
+            return event.payload.delta
+        case StepOutput():
+            return event.payload.output
+        case _:
+            return None
