@@ -2,8 +2,9 @@
 
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from copy import copy
 from datetime import datetime
-from typing import Any, Generic, Literal, TypeAlias, Union, cast, overload
+from typing import Any, Generic, Literal, Never, TypeAlias, Union, cast, overload
 
 from pydantic import BaseModel
 from typing_extensions import TypeVar
@@ -32,10 +33,20 @@ B = TypeVar("B")
 C = TypeVar("C")
 D = TypeVar("D")
 E = TypeVar("E")
-F = TypeVar("F")
+
+# Outputs of arms that a branch may do without: Never where they are left out, and so no part of the union.
+B0 = TypeVar("B0", default=Never)
+C0 = TypeVar("C0", default=Never)
+D0 = TypeVar("D0", default=Never)
+R0 = TypeVar("R0", default=Never)
+F0 = TypeVar("F0", default=Never)
 
 Body: TypeAlias = Union[Step[In, Out, Any], Tool[..., Out, Any], "Workflow[In, Out]"]
-Condition: TypeAlias = Callable[[In], Any] | Callable[[In, StepContext[Any]], Any]
+Verdict: TypeAlias = bool | Awaitable[bool]
+Condition: TypeAlias = Callable[[In], Verdict] | Callable[[In, StepContext[Any]], Verdict]
+Arm: TypeAlias = tuple[Condition[In], Body[In, Out]]
+Seconds: TypeAlias = float | Awaitable[float]
+Moment: TypeAlias = datetime | Awaitable[datetime]
 
 
 class Workflow(Generic[In_contra, Out_co]):
@@ -161,6 +172,10 @@ class Workflow(Generic[In_contra, Out_co]):
 
     @overload
     def parallel(
+        self, a: Body[Out_co, A], /, *, on_error: OnError = "fail", id: str | None = None
+    ) -> "Workflow[In_contra, tuple[A]]": ...
+    @overload
+    def parallel(
         self, a: Body[Out_co, A], b: Body[Out_co, B], /, *, on_error: OnError = "fail", id: str | None = None
     ) -> "Workflow[In_contra, tuple[A, B]]": ...
     @overload
@@ -201,7 +216,17 @@ class Workflow(Generic[In_contra, Out_co]):
     ) -> "Workflow[In_contra, tuple[A, B, C, D, E]]": ...
     @overload
     def parallel(
-        self, *arms: Body[Out_co, R], on_error: OnError = "fail", id: str | None = None
+        self,
+        a: Body[Out_co, R],
+        b: Body[Out_co, R],
+        c: Body[Out_co, R],
+        d: Body[Out_co, R],
+        e: Body[Out_co, R],
+        f: Body[Out_co, R],
+        /,
+        *arms: Body[Out_co, R],
+        on_error: OnError = "fail",
+        id: str | None = None,
     ) -> "Workflow[In_contra, tuple[R, ...]]": ...
     def parallel(self, *arms: Body[Any, Any], on_error: OnError = "fail", id: str | None = None) -> Any:
         """Give each arm the same value and run them side by side; the output is the tuple of theirs, in order.
@@ -214,30 +239,32 @@ class Workflow(Generic[In_contra, Out_co]):
     @overload
     def branch(
         self,
-        *arms: tuple[Condition[Out_co], Body[Out_co, R]],
-        default: Body[Out_co, F],
+        a: Arm[Out_co, A],
+        b: Arm[Out_co, B0] = ...,  # pyright: ignore[reportInvalidTypeVarUse]  # has a default
+        c: Arm[Out_co, C0] = ...,  # pyright: ignore[reportInvalidTypeVarUse]  # has a default
+        d: Arm[Out_co, D0] = ...,  # pyright: ignore[reportInvalidTypeVarUse]  # has a default
+        /,
+        *arms: Arm[Out_co, R0],
+        default: Body[Out_co, F0] | None = None,
         mode: Literal["first"] = "first",
         id: str | None = None,
-    ) -> "Workflow[In_contra, R | F]": ...
+    ) -> "Workflow[In_contra, A | B0 | C0 | D0 | R0 | F0]": ...
     @overload
     def branch(
         self,
-        *arms: tuple[Condition[Out_co], Body[Out_co, R]],
-        default: None = None,
-        mode: Literal["first"] = "first",
-        id: str | None = None,
-    ) -> "Workflow[In_contra, R]": ...
-    @overload
-    def branch(
-        self,
-        *arms: tuple[Condition[Out_co], Body[Out_co, R]],
-        default: Body[Out_co, R] | None = None,
+        a: Arm[Out_co, A],
+        b: Arm[Out_co, B0] = ...,  # pyright: ignore[reportInvalidTypeVarUse]  # has a default
+        c: Arm[Out_co, C0] = ...,  # pyright: ignore[reportInvalidTypeVarUse]  # has a default
+        d: Arm[Out_co, D0] = ...,  # pyright: ignore[reportInvalidTypeVarUse]  # has a default
+        /,
+        *arms: Arm[Out_co, R0],
+        default: Body[Out_co, F0] | None = None,
         mode: Literal["all"],
         id: str | None = None,
-    ) -> "Workflow[In_contra, dict[str, R]]": ...
+    ) -> "Workflow[In_contra, dict[str, A | B0 | C0 | D0 | R0 | F0]]": ...
     def branch(
         self,
-        *arms: tuple[Condition[Any], Body[Any, Any]],
+        *arms: Arm[Any, Any],
         default: Body[Any, Any] | None = None,
         mode: BranchMode = "first",
         id: str | None = None,
@@ -271,9 +298,19 @@ class Workflow(Generic[In_contra, Out_co]):
         """
         return self._grown(self._definition.foreach(step, concurrency, on_error))
 
+    @overload
     def do_while(
-        self, step: Body[Out_co, R], condition: Condition[R], *, max_iterations: int | None = None
-    ) -> "Workflow[In_contra, R]":
+        self, step: Body[Out_co, R], condition: Callable[[R], Verdict], *, max_iterations: int | None = None
+    ) -> "Workflow[In_contra, R]": ...
+    @overload
+    def do_while(
+        self,
+        step: Body[Out_co, R],
+        condition: Callable[[R, StepContext[Any]], Verdict],
+        *,
+        max_iterations: int | None = None,
+    ) -> "Workflow[In_contra, R]": ...
+    def do_while(self, step: Body[Any, Any], condition: Condition[Any], *, max_iterations: int | None = None) -> Any:
         """Run a step, and again on its own output as long as the condition holds for it.
 
         A condition that still holds after ``max_iterations`` fails the run with ``LoopLimit``.
@@ -283,9 +320,19 @@ class Workflow(Generic[In_contra, Out_co]):
         )
         return self._grown(definition)
 
+    @overload
     def do_until(
-        self, step: Body[Out_co, R], condition: Condition[R], *, max_iterations: int | None = None
-    ) -> "Workflow[In_contra, R]":
+        self, step: Body[Out_co, R], condition: Callable[[R], Verdict], *, max_iterations: int | None = None
+    ) -> "Workflow[In_contra, R]": ...
+    @overload
+    def do_until(
+        self,
+        step: Body[Out_co, R],
+        condition: Callable[[R, StepContext[Any]], Verdict],
+        *,
+        max_iterations: int | None = None,
+    ) -> "Workflow[In_contra, R]": ...
+    def do_until(self, step: Body[Any, Any], condition: Condition[Any], *, max_iterations: int | None = None) -> Any:
         """Run a step, and again on its own output until the condition holds for it. See ``do_while``."""
         definition = self._definition.loop(
             step, condition, until=True, max_iterations=max_iterations, localns=_locals()
@@ -311,21 +358,27 @@ class Workflow(Generic[In_contra, Out_co]):
         """
         return self._grown(self._definition.map(fn, id, _locals()))
 
+    @overload
     def sleep(
-        self,
-        seconds: float | Callable[[Out_co], Any] | Callable[[Out_co, StepContext[Any]], Any],
-        *,
-        id: str | None = None,
-    ) -> "Workflow[In_contra, Out_co]":
+        self, seconds: float | Callable[[Out_co], Seconds], *, id: str | None = None
+    ) -> "Workflow[In_contra, Out_co]": ...
+    @overload
+    def sleep(
+        self, seconds: Callable[[Out_co, StepContext[Any]], Seconds], *, id: str | None = None
+    ) -> "Workflow[In_contra, Out_co]": ...
+    def sleep(self, seconds: float | Callable[..., Seconds], *, id: str | None = None) -> Any:
         """Wait that many seconds, or as many as a function of the value says; any length, also months."""
         return self._grown(self._definition.sleep(seconds, id, _locals()))
 
+    @overload
     def sleep_until(
-        self,
-        moment: datetime | Callable[[Out_co], Any] | Callable[[Out_co, StepContext[Any]], Any],
-        *,
-        id: str | None = None,
-    ) -> "Workflow[In_contra, Out_co]":
+        self, moment: datetime | Callable[[Out_co], Moment], *, id: str | None = None
+    ) -> "Workflow[In_contra, Out_co]": ...
+    @overload
+    def sleep_until(
+        self, moment: Callable[[Out_co, StepContext[Any]], Moment], *, id: str | None = None
+    ) -> "Workflow[In_contra, Out_co]": ...
+    def sleep_until(self, moment: datetime | Callable[..., Moment], *, id: str | None = None) -> Any:
         """Wait until a moment (a datetime with a time zone), or until one that a function of the value names."""
         return self._grown(self._definition.sleep_until(moment, id, _locals()))
 
@@ -351,7 +404,7 @@ class Workflow(Generic[In_contra, Out_co]):
         return self._grown(self._definition.wait_for_event(name, payload, timeout, id))
 
     def _grown(self, definition: Definition) -> "Workflow[Any, Any]":
-        grown: Workflow[Any, Any] = object.__new__(Workflow)
+        grown: Workflow[Any, Any] = copy(self)
         grown._definition = definition
         return grown
 
