@@ -103,7 +103,11 @@ class _PinnedSampler:
             above = get_current_span(parent_context).get_span_context()
             if _pins.sampled or (above.trace_flags & 1 and not above.is_remote):
                 return _Kept(self._sample, attributes or {}, above.trace_state)
-        return self._inner.should_sample(parent_context, trace_id, name, kind, attributes, links)
+        try:
+            return self._inner.should_sample(parent_context, trace_id, name, kind, attributes, links)
+        except BaseException:
+            _pins.span_id = None  # it was meant for the span that now never starts
+            raise
 
     def get_description(self) -> str:
         return str(self._inner.get_description())
