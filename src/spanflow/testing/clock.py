@@ -54,7 +54,7 @@ class FakeClock:
     @property
     def now(self) -> datetime:
         """The time it is, in UTC."""
-        return _EPOCH + timedelta(microseconds=self._time.now // 1000)
+        return _EPOCH + timedelta(microseconds=(self._time.now + 500) // 1000)
 
     @property
     def waits(self) -> list[float]:
