@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Mapping
 from contextvars import ContextVar
-from types import MappingProxyType
+from types import MappingProxyType, UnionType
 from typing import Any, Generic, NoReturn, Protocol, overload
 
 from pydantic import BaseModel, ValidationError
@@ -235,7 +235,7 @@ class StepContext(Generic[DepsT_co]):
     @overload
     async def suspend(self, payload: Any = None, *, resume: type[T]) -> T: ...
     @overload
-    async def suspend(self, payload: Any = None, *, resume: Any) -> Any: ...
+    async def suspend(self, payload: Any = None, *, resume: UnionType) -> Any: ...
     async def suspend(self, payload: Any = None, *, resume: Any = Any) -> Any:
         """Ask somebody outside: end this attempt, and return the answer once the run is resumed with one.
 

@@ -5,7 +5,7 @@ Lifecycle events are what the journal stores; ``step-output`` and ``tool-call-de
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import (
     BaseModel,
@@ -341,18 +341,57 @@ class Entry:
         return self._event
 
     def _built(self) -> Event:
-        kind: Any = self.kind
-        built: Event = kind(
-            payload=self.payload,
-            run_id=self.run.run_id,
-            seq=self.seq,
-            timestamp=self.timestamp,
-            trace_id=self.run.trace_id,
-            span_id=None if self.span_id is None else f"{self.span_id:016x}",
-            path=self.path,
-            changes=self.changes,
+        shape = _SHAPES.get(self.kind) or _shape(self.kind)
+        event: Any = _trusted(
+            self.kind,
+            {
+                **shape.defaults,
+                "payload": _trusted(shape.payload, {**shape.payload_defaults, **self.payload}, set(self.payload)),
+                "run_id": self.run.run_id,
+                "seq": self.seq,
+                "timestamp": self.timestamp,
+                "trace_id": self.run.trace_id,
+                "span_id": None if self.span_id is None else f"{self.span_id:016x}",
+                "path": self.path,
+                "changes": None if self.changes is None else Changes(**self.changes),
+            },
+            shape.given if self.changes is None else {*shape.given, "changes"},
         )
-        return built
+        return event
+
+
+class _Shape(NamedTuple):
+    """What is the same in all events of a kind."""
+
+    payload: type[BaseModel]
+    payload_defaults: dict[str, Any]
+    defaults: dict[str, Any]
+    given: set[str]
+
+
+_SHAPES: dict[type[Envelope], _Shape] = {}
+
+
+def _shape(kind: type[Envelope]) -> _Shape:
+    fields = kind.model_fields
+    payload: Any = fields["payload"].annotation
+    payload_defaults = {
+        name: field.get_default(call_default_factory=True) for name, field in payload.model_fields.items()
+    }
+    shape = _Shape(payload, payload_defaults, {"type": fields["type"].default}, set(fields) - {"changes"})
+    _SHAPES[kind] = shape
+    return shape
+
+
+def _trusted(kind: type[BaseModel], fields: dict[str, Any], given: set[str]) -> BaseModel:
+    """Build a model of values that are ours without validating them again, as ``model_construct`` does, but faster."""
+    model = kind.__new__(kind)
+    set_slot = object.__setattr__
+    set_slot(model, "__dict__", fields)
+    set_slot(model, "__pydantic_fields_set__", given)
+    set_slot(model, "__pydantic_extra__", None)
+    set_slot(model, "__pydantic_private__", None)
+    return model
 
 
 class RunIds:

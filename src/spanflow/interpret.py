@@ -7,7 +7,7 @@ and walking it again over a journal takes the same turns.
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias, assert_never
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, assert_never
 
 from spanflow.errors import LoopLimit, NoBranchMatched, SpanflowError
 from spanflow.events import Ref, StepError
@@ -73,7 +73,7 @@ class Canceled:
 Outcome: TypeAlias = Value | Failed | Suspended | Bailed | Canceled
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Position:
     """Which item, iteration or arm a node runs as; for events and attributes only."""
 
@@ -85,8 +85,7 @@ class Position:
 NOWHERE = Position()
 
 
-@dataclass(frozen=True, slots=True)
-class Fork:
+class Fork(NamedTuple):
     """One of several bodies to run side by side."""
 
     body: Body

@@ -5,12 +5,26 @@ it. Events that are recorded between two flushes share one append, so a step cos
 """
 
 import asyncio
+from collections.abc import Awaitable, Generator
 from typing import Any
 
 from spanflow.events import Entry, Envelope, RunIds
-from spanflow.ports import RunRecord, Store
+from spanflow.ports import AppendNow, RunRecord, Store
 from spanflow.state import RunState
 from spanflow.stream import Feed
+
+
+class _Done:
+    """An awaitable of what is done already."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[None, None, None]:
+        return _NOTHING
+
+
+_NOTHING: Any = iter(())
+_DONE = _Done()
 
 
 class Journal:
@@ -30,6 +44,7 @@ class Journal:
         self._loop = asyncio.get_running_loop()
         self._scheduled = False
         self._flushes: set[asyncio.Task[None]] = set()
+        self._append_now: AppendNow | None = getattr(store, "append_now", None)
 
     def record(self, kind: type[Envelope], payload: dict[str, Any], path: str, span_id: int | None, at: int) -> None:
         """Number a lifecycle event and apply it. It is stored and published with the next flush."""
@@ -71,17 +86,28 @@ class Journal:
         await self._store.create(record, batch)
         self.feed.publish(batch)
 
-    async def flush(self) -> None:
-        """Store, then publish, all that was recorded. Returns when it is stored, by whichever flush."""
+    def flush(self) -> Awaitable[None]:
+        """Store, then publish, all that was recorded. Await it: then it is stored, by whichever flush."""
+        if self._append_now is None:
+            return self._flush()
+        self._flush_now(self._append_now)
+        return _DONE
+
+    def _flush_now(self, append_now: AppendNow) -> None:
+        if self._unsaved:
+            batch, lifecycle = self._take()
+            if lifecycle:
+                append_now(self.run_id, lifecycle, lifecycle[0].seq - 1)
+            self.feed.publish(batch)
+
+    async def _flush(self) -> None:
         while self._saving:
             await self._saved()
         if not self._unsaved:
             return
-        batch, self._unsaved = self._unsaved, []
+        batch, lifecycle = self._take()
         self._saving = True
         try:
-            lifecycle = [entry for entry in batch if entry.kind.lifecycle] if self._has_deltas else batch
-            self._has_deltas = False
             if lifecycle:
                 await self._store.append(self.run_id, lifecycle, expected_seq=lifecycle[0].seq - 1)
             self.feed.publish(batch)
@@ -91,6 +117,14 @@ class Journal:
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(None)
+
+    def _take(self) -> tuple[list[Entry], list[Entry]]:
+        """Return what was recorded since, and of it what is stored."""
+        batch, self._unsaved = self._unsaved, []
+        if not self._has_deltas:
+            return batch, batch
+        self._has_deltas = False
+        return batch, [entry for entry in batch if entry.kind.lifecycle]
 
     async def _saved(self) -> None:
         waiter = self._loop.create_future()
@@ -104,7 +138,9 @@ class Journal:
 
     def _start_flush(self) -> None:
         self._scheduled = False
-        if self._unsaved:
-            task = self._loop.create_task(self.flush())
+        if self._append_now is not None:
+            self._flush_now(self._append_now)
+        elif self._unsaved:
+            task = self._loop.create_task(self._flush())
             self._flushes.add(task)
             task.add_done_callback(self._flushes.discard)

@@ -59,6 +59,12 @@ class FoundRun:
     ended_at: int | None
 
 
+class AppendNow(Protocol):
+    """``Store.append`` as a plain call: a store whose append never waits may have it as ``append_now``."""
+
+    def __call__(self, run_id: str, entries: Sequence[Entry], expected_seq: int) -> None: ...
+
+
 class Store(Protocol):
     """Where journals live.
 

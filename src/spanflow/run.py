@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import Any, Generic
 
 from pydantic import BaseModel, ValidationError
@@ -53,8 +53,8 @@ class RunStream(AsyncIterator[Event], Generic[Out_co]):
     def __aiter__(self) -> "RunStream[Out_co]":
         return self
 
-    async def __anext__(self) -> Event:
-        return await anext(self._subscription)
+    def __anext__(self) -> Awaitable[Event]:
+        return self._subscription.__anext__()
 
     async def get_workflow_state(self) -> WorkflowResult[Out_co]:
         """Return the result, once the run has ended or suspended."""

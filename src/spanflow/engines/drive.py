@@ -68,6 +68,7 @@ class Drive:
         self._finishing = False
         self._over = False
         self._canceled = False
+        self._begun = False
         self._timer: asyncio.TimerHandle | None = None
         self._waiters: list[asyncio.Future[None]] = []
         self.first_seq = 1
@@ -130,7 +131,7 @@ class Drive:
 
     def cancel(self) -> None:
         self._canceled = True
-        if self._task is not None and not self._finishing:
+        if self._task is not None and self._begun and not self._finishing:  # a task canceled before it runs never runs
             self._task.cancel()
 
     def post(self, message: Message) -> None:
@@ -167,6 +168,7 @@ class Drive:
 
     async def _run(self) -> None:
         definition, root = self._launch.definition, self.root
+        self._begun = True
         enter_step(None)
         root.enter()
         self._loop.call_soon(self._arm)
@@ -174,7 +176,9 @@ class Drive:
         place = Place(self, definition.id, "", given, definition.state, "")
         outcome: Outcome | None
         try:
-            root.capture_input(names.RUN_INPUT, given, definition.input.annotation)
+            self.check_canceled()
+            if root.captures_input:
+                root.capture_input(names.RUN_INPUT, given, definition.input.annotation)
             outcome = await interpret(
                 self._launch.record.plan, Value(given, ""), LocalOps(self, root, definition, place)
             )
@@ -223,9 +227,11 @@ class Drive:
                 root.capture_output(names.RUN_OUTPUT, value.data, definition.output)
             error = outcome.exception if isinstance(outcome, Failed) else None
             root.finish(at, status, error, record=isinstance(outcome, Failed) and not outcome.recorded)
-            seconds = (at - self.state.started_at) / 1e9
-            root.measure(metrics.workflow_duration, seconds, {names.WORKFLOW_NAME: definition.id}, error)
-        await root.spans.settle()
+            if root.measures:
+                seconds = (at - self.state.started_at) / 1e9
+                root.measure(metrics.workflow_duration, seconds, {names.WORKFLOW_NAME: definition.id}, error)
+        if not root.spans.ends_inline:
+            await root.spans.settle()
         counts = self.state.counts_with(root.spans.ended, root.spans.lost)
         payload: dict[str, Any] = {
             "status": status,

@@ -44,6 +44,10 @@ class MemoryStore:
         await self.append(record.run_id, entries, expected_seq=0)
 
     async def append(self, run_id: str, entries: Sequence[Entry], *, expected_seq: int) -> None:
+        self.append_now(run_id, entries, expected_seq)
+
+    def append_now(self, run_id: str, entries: Sequence[Entry], expected_seq: int) -> None:
+        """Do what ``append`` does. There is no I/O to wait for."""
         kept = self._kept(run_id)
         if len(kept.entries) != expected_seq:
             raise RunConflict(

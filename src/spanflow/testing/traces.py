@@ -27,6 +27,11 @@ class Traces:
         return tuple(self._recording.ended)
 
     @property
+    def open(self) -> tuple[str, ...]:
+        """The names of the spans that were started and have not ended, in the order in which they started."""
+        return tuple(self._recording.open.values())
+
+    @property
     def trace_ids(self) -> tuple[str, ...]:
         """The ids of the traces (32 hex digits), in the order in which they began."""
         return tuple(dict.fromkeys(format_trace_id(key_of(span.context)[0]) for span in self._in_order()))
@@ -106,7 +111,7 @@ class Traces:
                 found.append(f"trace {trace_id} has {number} roots instead of 1")
         found += [f"the parent of {span.name!r} {self._absence(span)}" for span in self.orphans]
         found += [f"{number} spans have the id {key[1]:016x}" for key, number in ids.items() if number > 1]
-        found += [f"{name!r} was started and has not ended" for name in recording.open.values()]
+        found += [f"{name!r} was started and has not ended" for name in self.open]
         return found
 
     def _absence(self, span: "ReadableSpan") -> str:

@@ -5,6 +5,7 @@ follow from the run, the path and the attempt, so another process can name the p
 Whatever the application's sampler, processors or exporters do, nothing in here raises, and ending never waits.
 """
 
+import random
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -80,7 +81,8 @@ class RunSpans:
             metrics.warn_once("Starting a span raised; the run goes on without it: %r", error)
             self.lost += 1
             above = trace.get_current_span(parent).get_span_context()
-            return NonRecordingSpan(SpanContext(above.trace_id, span_id, False, above.trace_flags, above.trace_state))
+            trace_id = above.trace_id or random.getrandbits(128) or 1
+            return NonRecordingSpan(SpanContext(trace_id, span_id or 1, False, above.trace_flags, above.trace_state))
         return span
 
     def finish(self, span: Span, at: int) -> None:
