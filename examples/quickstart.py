@@ -140,9 +140,10 @@ def suggest(found: Found, ctx: StepContext) -> Answer:
     files: list[Ok[list[Passage]] | Err] = ctx.result_of("read")
     passages = [passage for file in files if isinstance(file, Ok) for passage in file.value]
     known = {word for passage in passages for word in words_in(passage.text)}
-    near = sorted({each for word in found.words for each in difflib.get_close_matches(word, known)})
+    words = found.words[:10]
+    near = sorted({each for word in words for each in difflib.get_close_matches(word, known)})
     hint = f" Did you mean: {', '.join(near)}?" if near else ""
-    return Answer(remark=f"No passage has any of the words {', '.join(found.words)}.{hint}")
+    return Answer(remark=f"No passage has any of the words {', '.join(words)}.{hint}")
 
 
 answer_from_docs = (
@@ -274,13 +275,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     question = printable(options.question)
     if not words_in(question):
         return refuse(f"The question {question!r} has no word to search for.")
-    if not options.folder.is_dir():
-        is_file = " It is a file: give the folder it is in." if options.folder.exists() else ""
-        return refuse(f"There is no folder {printable(options.folder)}.{is_file}")
+    folder = options.folder.expanduser()
+    if not folder.is_dir():
+        is_file = " It is a file: give the folder it is in." if folder.exists() else ""
+        return refuse(f"There is no folder {printable(folder)}.{is_file}")
     about_run = TracingOptions(user_id=options.user, session_id=options.session, tags=["quickstart"])
     try:
         with configure_tracing(service_name="quickstart", console=True):
-            return asyncio.run(answer(Question(text=question, folder=options.folder), about_run))
+            return asyncio.run(answer(Question(text=question, folder=folder), about_run))
     except SpanflowError as error:
         return refuse(str(error))
     except BrokenPipeError:  # whoever reads our output, such as `head`, has seen enough
@@ -329,7 +331,7 @@ def described(event: Event) -> str:
     elif event.type == "finish":
         counts = event.payload.counts
         detail = f"{event.payload.status}: {counts.steps} steps, {counts.spans} spans"
-    return f"{event.type:<13} {event.path:<12} {detail}"
+    return f"{event.type:<13} {event.path:<12} {detail[:MAX_WIDTH]}"
 
 
 def report(question: Question, result: WorkflowResult[Answer]) -> int:

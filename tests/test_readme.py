@@ -101,6 +101,12 @@ def test_a_link_leads_to_a_file(path: str) -> None:
     assert (ROOT / path).is_file()
 
 
+@pytest.mark.parametrize(("name", "file"), [("Ops", "interpret.py"), ("Store", "ports.py"), ("Clock", "clock.py")])
+def test_a_port_is_where_the_readme_says(name: str, file: str) -> None:
+    assert f"| `{name}` | `{file}` |" in README
+    assert re.search(rf"^class {name}\(Protocol\):", (ROOT / "src" / "spanflow" / file).read_text(), re.MULTILINE)
+
+
 def test_modules_named_in_passing_exist() -> None:
     source = ROOT / "src" / "spanflow"
     named = re.findall(r"`((?:tracing|stores|engines)/\w*(?:\.py)?|\w+\.py)", README)
