@@ -73,13 +73,12 @@ class Canceled:
 Outcome: TypeAlias = Value | Failed | Suspended | Bailed | Canceled
 
 
-@dataclass(slots=True)
-class Position:
+class Position(NamedTuple):
     """Which item, iteration or arm a node runs as; for events and attributes only."""
 
-    index: int | None = None
-    iteration: int | None = None
-    arm: str | None = None
+    foreach_index: int | None = None
+    loop_iteration: int | None = None
+    branch_arm: str | None = None
 
 
 NOWHERE = Position()
@@ -213,11 +212,11 @@ async def _branch(node: BranchNode, value: Value, ops: Ops, prefix: str) -> Outc
         if isinstance(verdict, Failed):
             return verdict
         if verdict:
-            chosen.append(Fork(arm.body, prefix + arm.body.id, value, Position(arm=str(index))))
+            chosen.append(Fork(arm.body, prefix + arm.body.id, value, Position(branch_arm=str(index))))
             if node.mode == "first":
                 break
     if not chosen and node.default is not None:
-        chosen.append(Fork(node.default, prefix + node.default.id, value, Position(arm="default")))
+        chosen.append(Fork(node.default, prefix + node.default.id, value, Position(branch_arm="default")))
     if not chosen:
         return ops.failure(path, NoBranchMatched(path, [arm.body.id for arm in node.arms]))
     if node.mode == "first":
@@ -237,7 +236,9 @@ async def _foreach(node: ForeachNode, value: Value, ops: Ops, prefix: str) -> Ou
         items = await nested.items(path, given)
         if isinstance(items, Failed):
             return items
-        forks = [Fork(node.body, f"{path}[{index}]", item, Position(index=index)) for index, item in enumerate(items)]
+        forks = [
+            Fork(node.body, f"{path}[{index}]", item, Position(foreach_index=index)) for index, item in enumerate(items)
+        ]
         collect = node.on_error == "collect"
         joined = await nested.fork(forks, node.concurrency, keep_going=collect)
         if collect and joined.decisive is None and not any(isinstance(each, Suspended) for each in joined.outcomes):
@@ -255,7 +256,7 @@ async def _loop(node: LoopNode, value: Value, ops: Ops, prefix: str) -> Outcome:
     while True:
         iteration += 1
         path = f"{prefix}{node.body.id}#{iteration}"
-        outcome = await run_body(node.body, path, value, ops, Position(iteration=iteration))
+        outcome = await run_body(node.body, path, value, ops, Position(loop_iteration=iteration))
         if type(outcome) is not Value:
             return outcome
         value = outcome

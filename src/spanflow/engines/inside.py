@@ -132,20 +132,20 @@ class Inside:
 def position_attributes(position: Position) -> dict[str, Any]:
     """Return the attributes that say which item, iteration or arm a span belongs to."""
     found: dict[str, Any] = {}
-    if position.index is not None:
-        found[names.FOREACH_INDEX] = position.index
-    if position.iteration is not None:
-        found[names.LOOP_ITERATION] = position.iteration
-    if position.arm is not None:
-        found[names.BRANCH_ARM] = position.arm
+    if position.foreach_index is not None:
+        found[names.FOREACH_INDEX] = position.foreach_index
+    if position.loop_iteration is not None:
+        found[names.LOOP_ITERATION] = position.loop_iteration
+    if position.branch_arm is not None:
+        found[names.BRANCH_ARM] = position.branch_arm
     return found
 
 
 def start_payload(id: str, number: int, value: Value, position: Position) -> dict[str, Any]:
     """Return the payload of ``step-start``."""
     payload: dict[str, Any] = {"id": id, "attempt": number, "input": value.data, "input_ref": value.ref}
-    if position.index is not None:
-        payload["foreach_index"] = position.index
-    if position.iteration is not None:
-        payload["loop_iteration"] = position.iteration
+    if position.foreach_index is not None:
+        payload["foreach_index"] = position.foreach_index
+    if position.loop_iteration is not None:
+        payload["loop_iteration"] = position.loop_iteration
     return payload
