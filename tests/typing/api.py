@@ -273,7 +273,7 @@ class Context:
         assert_type(await ctx.suspend({"text": "May I?"}, resume=bool), bool)
         assert_type(await ctx.suspend(resume=list[str]), list[str])
         assert_type(await ctx.suspend("May I?"), Any)
-        assert_type(await ctx.suspend("May I?", resume=Literal["yes", "no"]), Any)
+        await ctx.suspend("May I?", resume=str | int)
 
     def bailing(self, ctx: StepContext, text: str | None) -> None:
         if text is None:
