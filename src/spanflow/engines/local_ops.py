@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -80,8 +80,7 @@ class LocalOps:
         if not isinstance(data, Sequence) or isinstance(data, (str, bytes, bytearray)):
             given = f"{type(data).__name__}: {str(data)[:80]}"
             return self.failure(path, InvalidInput(f"foreach {path!r} runs over a list, got {given}"))
-        items = cast("Sequence[Any]", data)
-        return [Value(item, _item_ref(value.ref, index)) for index, item in enumerate(items)]
+        return [Value(item, _item_ref(value.ref, index)) for index, item in enumerate(value.data)]
 
     def collected(self, path: str, outcomes: Sequence[Outcome]) -> Value:
         made: list[Ok[Any] | Err] = []
@@ -228,5 +227,6 @@ def _items_schema(definition: Definition, id: str) -> Schema[Any]:
 
 def _item_ref(ref: Ref | None, index: int) -> Ref | None:
     if isinstance(ref, list):
-        return ref[index]
+        found: Ref | None = ref[index]
+        return found
     return f"{ref}:{index}" if isinstance(ref, str) else None

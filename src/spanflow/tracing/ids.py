@@ -52,14 +52,16 @@ class _PinnedIds:
     def generate_span_id(self) -> int:
         pinned = _pins.span_id
         if pinned is None:
-            return self._inner.generate_span_id()
+            span_id: int = self._inner.generate_span_id()
+            return span_id
         _pins.span_id = None
         return pinned
 
     def generate_trace_id(self) -> int:
         pinned = _pins.trace_id
         if pinned is None:
-            return self._inner.generate_trace_id()
+            trace_id: int = self._inner.generate_trace_id()
+            return trace_id
         _pins.trace_id = None
         return pinned
 
