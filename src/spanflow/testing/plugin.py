@@ -15,11 +15,18 @@ def traces(request: pytest.FixtureRequest) -> Iterator[Traces]:
     """The spans that this test causes, in memory and apart from those of every other test.
 
     Example:
-        async def test_the_trace_of_an_answer(traces: Traces) -> None:
-            run = await qa.create_run()
-            await run.start(Question(text="..."))
+        from spanflow import Workflow, step
+        from spanflow.testing import Traces
+
+        @step
+        async def answer(question: str) -> str:
+            return f"{question}? Yes."
+
+        async def test_a_question_is_answered_in_one_step(traces: Traces) -> None:
+            run = await Workflow("qa", input=str).then(answer).create_run()
+            await run.start("Well")
             traces.assert_complete()
-            assert traces.one("step answer").attributes["passages"] == 3
+            assert traces.tree() == "invoke_workflow qa\\n└── step answer"
     """
     with capture_traces() as captured:
         request.node.stash[_TRACES] = captured
