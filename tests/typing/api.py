@@ -40,6 +40,15 @@ class Answer(BaseModel):
     sources: list[str]
 
 
+class Term(BaseModel):
+    query: str
+
+
+class Sum(BaseModel):
+    a: int
+    b: int
+
+
 class Approval(BaseModel):
     approved: bool
 
@@ -221,13 +230,13 @@ class Tools:
         assert_type(search.returns, type[list[str]])
 
     def as_steps(self) -> None:
-        questions = Workflow("w", input=Question)
-        assert_type(questions.then(search), Workflow[Question, list[str]])
-        assert_type(questions.then(add), Workflow[Question, int])
-        assert_type(questions.then(look_up), Workflow[Question, Answer])
-        assert_type(questions.then(tokens), Workflow[Question, str])
-        assert_type(questions.then(only_a_result), Workflow[Question, Answer])
-        assert_type(questions.then(search.with_id("again")), Workflow[Question, list[str]])
+        terms = Workflow("terms", input=Term)
+        assert_type(terms.then(search), Workflow[Term, list[str]])
+        assert_type(terms.then(search.with_id("again")), Workflow[Term, list[str]])
+        assert_type(Workflow("sums", input=Sum).then(add), Workflow[Sum, int])
+        assert_type(texts.then(look_up), Workflow[str, Answer])
+        assert_type(texts.then(tokens), Workflow[str, str])
+        assert_type(texts.then(only_a_result), Workflow[str, Answer])
 
     async def under_another_id(self) -> None:
         assert_type(await search.with_id("again")("q", limit=1), list[str])
@@ -397,9 +406,7 @@ class Parallel:
         assert_type(texts.parallel(a, b, c, d, e, f), Workflow[str, tuple[int, ...]])
 
     def options(self) -> None:
-        assert_type(
-            texts.parallel(shorten, search, on_error="collect", id="both"), Workflow[str, tuple[str, list[str]]]
-        )
+        assert_type(texts.parallel(shorten, look_up, on_error="collect", id="both"), Workflow[str, tuple[str, Answer]])
 
     def into_a_step(self) -> None:
         @step
@@ -462,7 +469,7 @@ class Foreach:
     def lists(self) -> None:
         assert_type(lists.foreach(increment), Workflow[list[int], list[int]])
         assert_type(lists.foreach(numbered, concurrency=8), Workflow[list[int], list[str]])
-        assert_type(lists.foreach(add), Workflow[list[int], list[int]])
+        assert_type(Workflow("w", input=list[Sum]).foreach(add), Workflow[list[Sum], list[int]])
         assert_type(lists.foreach(numbered, on_error="fail"), Workflow[list[int], list[str]])
 
     def collecting(self) -> None:
