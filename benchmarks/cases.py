@@ -82,8 +82,10 @@ def _stream(floor: Floor, length: int) -> Case:
     workflow, ids = sequence(length), _ids(length)
 
     async def by_hand() -> object:
-        events = [event async for event in floor.stream(_ZERO, ids)]
-        return events[-1]["output"]
+        last: dict[str, Any] = {}
+        async for event in floor.stream(_ZERO, ids):
+            last = event
+        return last["output"]
 
     async def streamed() -> object:
         run = await workflow.create_run()

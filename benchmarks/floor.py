@@ -60,7 +60,7 @@ class Floor:
             attributes = {"spanflow.step.id": id, "spanflow.step.path": id}
             with start_span(f"foreach {id}", attributes=attributes) as span:
                 results = await self._share_out(given, id, concurrency)
-                span.set_attributes({"spanflow.foreach.succeeded": len(results), "spanflow.foreach.failed": 0})
+                span.set_attributes({"spanflow.succeeded": len(results), "spanflow.failed": 0})
             root.set_attribute("spanflow.run.status", "success")
             return results
 
