@@ -142,6 +142,27 @@ def test_where_spans_cannot_be_captured_the_fixture_says_why(
     result.stdout.fnmatch_lines([text])
 
 
+def test_metrics_cannot_be_captured_beside_another_meter_provider(pytester: pytest.Pytester) -> None:
+    result = session(
+        pytester,
+        """
+        def test_refused(metrics): pass
+
+        async def test_traces_are_captured_all_the_same(traces):
+            await count("seen")
+            traces.assert_complete()
+        """,
+        conftest="""
+        from opentelemetry import metrics
+        from opentelemetry.sdk.metrics import MeterProvider
+
+        metrics.set_meter_provider(MeterProvider())
+        """,
+    )
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*SpanflowError: Metrics cannot be captured: this process has a meter provider*"])
+
+
 def test_a_sampler_from_the_environment_hides_no_span(pytester: pytest.Pytester) -> None:
     result = session(
         pytester,

@@ -1,10 +1,11 @@
-"""The pytest plugin: a ``traces`` fixture, and the tree of a failed test in its report."""
+"""The pytest plugin: fixtures ``traces`` and ``metrics``, and the tree of a failed test in its report."""
 
 from collections.abc import Generator, Iterator
 
 import pytest
 
 from spanflow.testing.capture import capture_traces
+from spanflow.testing.metering import Metrics, capture_metrics
 from spanflow.testing.traces import Traces
 
 _TRACES: pytest.StashKey[Traces] = pytest.StashKey()
@@ -30,6 +31,13 @@ def traces(request: pytest.FixtureRequest) -> Iterator[Traces]:
     """
     with capture_traces() as captured:
         request.node.stash[_TRACES] = captured
+        yield captured
+
+
+@pytest.fixture
+def metrics() -> Iterator[Metrics]:
+    """What instruments measure during this test, in memory."""
+    with capture_metrics() as captured:
         yield captured
 
 

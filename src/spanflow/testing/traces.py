@@ -2,11 +2,11 @@
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import SpanContext, format_trace_id
 
+from spanflow.testing.matching import matches, wish
 from spanflow.testing.recording import Key, Recording, key_of
 from spanflow.tracing import names
 from spanflow.tracing.tree import render
@@ -72,14 +72,13 @@ class Traces:
             name: of the span; ``*`` and ``?`` stand for any characters, as in ``"execute_tool *"``.
             attributes: what the span must carry, among others; ``...`` stands for any value.
         """
-        return tuple(span for span in self._in_order() if _matches(span, name, attributes or {}))
+        return tuple(span for span in self._in_order() if matches(span.name, span.attributes, name, attributes))
 
     def one(self, name: str = "*", attributes: Mapping[str, Any] | None = None) -> "ReadableSpan":
         """Return the only span that ``find`` finds. Raises AssertionError, with the tree, if there is not just one."""
         found = self.find(name, attributes)
         if len(found) != 1:
-            wanted = f"{name!r}" + (f" with {dict(attributes)!r}" if attributes else "")
-            raise AssertionError(f"Wanted one span {wanted}, found {len(found)} in\n{self._drawn()}")
+            raise AssertionError(f"Wanted one span {wish(name, attributes)}, found {len(found)} in\n{self._drawn()}")
         return found[0]
 
     def children(self, span: "ReadableSpan") -> "tuple[ReadableSpan, ...]":
@@ -173,15 +172,3 @@ def _group(span: "ReadableSpan") -> str | None:
     if path is not None and found.get(names.WAIT_REASON) == "retry":
         return str(path).removesuffix("/retry")
     return None if path is None else str(path)
-
-
-def _matches(span: "ReadableSpan", name: str, attributes: Mapping[str, Any]) -> bool:
-    found = span.attributes or {}
-    return (span.name == name or fnmatchcase(span.name, name)) and all(
-        key in found and (value is ... or _plain(found[key]) == _plain(value)) for key, value in attributes.items()
-    )
-
-
-def _plain(value: Any) -> Any:
-    """OpenTelemetry keeps lists as tuples."""
-    return tuple(value) if isinstance(value, list) else value  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]  # any list
