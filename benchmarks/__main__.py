@@ -16,7 +16,7 @@ from benchmarks.footprint import import_seconds
 _ROOT = Path(__file__).parent.parent
 _GOALS = {"on": 1.5, "off": 6.0}  # off: 30 µs a step where the floor takes 5
 _LEAK = 100.0  # bytes a run
-_COLUMNS = "{:<36} {:<7} {:>10} {:>10} {:>7} {:>7}   {}"
+_COLUMNS = "{:<38} {:<7} {:>10} {:>10} {:>7} {:>7}   {}"
 _NOTES = """
 floor: the same work, validation and spans, written by hand (benchmarks/floor.py), in the same process, turn and turn
 about. Times are medians over the rounds; ratio: median of the rounds' ratios; (best): ratio of the two best rounds.
