@@ -114,7 +114,9 @@ class Frame:
 class Ops(Protocol):
     """All that the interpreter may touch. Each operation on a path that has completed returns what it came to."""
 
-    async def step(self, node: StepNode | ToolNode | MapNode, path: str, value: Value, position: Position) -> Outcome:
+    def step(
+        self, node: StepNode | ToolNode | MapNode, path: str, value: Value, position: Position
+    ) -> Awaitable[Outcome]:
         """Run user code with its retries and timeout."""
         ...
 

@@ -3,9 +3,10 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Mapping
-from typing import Any, Generic
+from typing import Any, Generic, cast
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import to_jsonable_python
 from typing_extensions import TypeVar
 
 from spanflow.context import HasResult
@@ -36,6 +37,26 @@ class RunStream(AsyncIterator[Event], Generic[Out_co]):
     Attributes:
         run_id: the run.
         trace_id: 32 hex digits, known before the first event; None only where no tracer provider is configured.
+
+    Example:
+        >>> import asyncio
+        >>> from spanflow import Workflow, step
+        >>> @step
+        ... async def double(value: int) -> int:
+        ...     return 2 * value
+        >>> async def main() -> None:
+        ...     run = await Workflow("twice", input=int).then(double).create_run()
+        ...     stream = await run.stream(21)
+        ...     async for event in stream:
+        ...         print(event.type)
+        ...     print((await stream.get_workflow_state()).unwrap())
+        >>> asyncio.run(main())
+        start
+        step-start
+        step-result
+        step-finish
+        finish
+        42
     """
 
     def __init__(self, run: "Run[Any, Out_co]", drive: Drive, subscription: Subscription) -> None:
@@ -70,6 +91,26 @@ class Run(Generic[In_contra, Out_co]):
 
     Attributes:
         run_id: its id, given or made up.
+
+    Example:
+        >>> import asyncio
+        >>> from pydantic import BaseModel
+        >>> from spanflow import StepContext, Workflow, step
+        >>> class Approval(BaseModel):
+        ...     approved: bool
+        >>> @step
+        ... async def publish(text: str, ctx: StepContext) -> str:
+        ...     decision = await ctx.suspend({"publish?": text}, resume=Approval)
+        ...     return f"published {text}" if decision.approved else "kept"
+        >>> async def main() -> None:
+        ...     run = await Workflow("press", input=str).then(publish).create_run()
+        ...     result = await run.start("the news")
+        ...     print(result.status, result.suspended)
+        ...     result = await run.resume(Approval(approved=True))
+        ...     print(result.unwrap())
+        >>> asyncio.run(main())
+        suspended {'publish': {'publish?': 'the news'}}
+        published the news
     """
 
     def __init__(
@@ -258,7 +299,7 @@ class Run(Generic[In_contra, Out_co]):
             runtime_context=context,
         )
         self._record = record
-        start = {"workflow_id": definition.id, "input": given, "metadata": dict(options.metadata)}
+        start = {"workflow_id": definition.id, "input": given, "metadata": _json_copy(options.metadata)}
         launch = Launch(record, definition, root, RunState(), start, self._deps, list(self._sent_early))
         try:
             drive = await self._engine.start(launch)
@@ -387,6 +428,17 @@ def _validated(schema: Schema[Any], value: Any, what: str) -> Any:
         return schema.validate(value)
     except ValidationError as error:
         raise InvalidInput(f"{what} must be {schema.name}: {describe(error, schema.annotation)}") from None
+
+
+def _json_copy(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metadata as JSON can hold it; it is kept as far as possible, and never a reason to fail."""
+    if not metadata:
+        return {}
+    try:
+        copied = to_jsonable_python(metadata, fallback=str, inf_nan_mode="strings", bytes_mode="base64")
+    except Exception:  # e.g. it refers to itself
+        return {str(key): str(value) for key, value in metadata.items()}
+    return cast("dict[str, Any]", copied)
 
 
 def _json_mapping(name: str, value: Mapping[str, Any] | None) -> dict[str, Any]:

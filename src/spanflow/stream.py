@@ -120,15 +120,14 @@ class Subscription(AsyncIterator[Event]):
             return None
         self._recent.popleft()
         self._cursor = following.seq
-        event = following.event
-        if isinstance(event, Finish) and (self._one_stretch or self._is_last(event)):
+        if following.kind is Finish and (self._one_stretch or self._is_last(following)):
             self.close()
-        return event
+        return following.event
 
-    def _is_last(self, finish: Finish) -> bool:
+    def _is_last(self, finish: Entry) -> bool:
         if self._recent:
             return False
-        return finish.payload.status != "suspended" or (
+        return finish.payload["status"] != "suspended" or (
             self._feed is not None and self._feed.closed and self._feed.last_seq == finish.seq
         )
 

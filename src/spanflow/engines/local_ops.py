@@ -50,9 +50,11 @@ class LocalOps:
     def __init__(self, drive: Driver, scope: Scope, definition: Definition, place: Place) -> None:
         self._inside = Inside(drive, scope, definition, place)
 
-    async def step(self, node: StepNode | ToolNode | MapNode, path: str, value: Value, position: Position) -> Outcome:
+    def step(
+        self, node: StepNode | ToolNode | MapNode, path: str, value: Value, position: Position
+    ) -> Awaitable[Outcome]:
         inside = self._inside
-        return await run_step(inside, inside.definition.step(node.id), path, value, position)
+        return run_step(inside, inside.definition.step(node.id), path, value, position)
 
     async def sleep(self, node: SleepNode, path: str, value: Value) -> Outcome:
         return await waits.sleep(self._inside, node, path, value)

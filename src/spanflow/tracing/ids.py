@@ -69,28 +69,11 @@ class _PinnedIds:
         return bool(self._inner.is_trace_id_random())
 
 
-class _Kept:
-    """A ``SamplingResult`` that samples. Stands in by shape."""
-
-    __slots__ = ("attributes", "decision", "trace_state")
-
-    def __init__(self, decision: Any, attributes: Any, trace_state: Any) -> None:
-        self.decision = decision
-        self.attributes = attributes
-        self.trace_state = trace_state
-
-
 class _PinnedSampler:
-    """A ``Sampler`` that keeps to the decision a run was started with when its root is made again.
-
-    Where the application's sampler says of itself that it keeps the children of a sampled local parent, which is the
-    SDK's default, it is not asked about each: that question costs a tenth of a span.
-    """
+    """A ``Sampler`` that keeps to the decision a run was started with when its root is made again."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
-        self._sample = import_module("opentelemetry.sdk.trace.sampling").Decision.RECORD_AND_SAMPLE
-        self._follows_parent = _follows_parent(inner)
 
     def should_sample(
         self,
@@ -101,10 +84,10 @@ class _PinnedSampler:
         attributes: Any = None,
         links: Any = None,
     ) -> Any:
-        if self._follows_parent or _pins.sampled:
+        if _pins.sampled:
+            sampling: Any = import_module("opentelemetry.sdk.trace.sampling")
             above = get_current_span(parent_context).get_span_context()
-            if _pins.sampled or (above.trace_flags & 1 and not above.is_remote):
-                return _Kept(self._sample, attributes or {}, above.trace_state)
+            return sampling.SamplingResult(sampling.Decision.RECORD_AND_SAMPLE, attributes, above.trace_state)
         try:
             return self._inner.should_sample(parent_context, trace_id, name, kind, attributes, links)
         except BaseException:
@@ -141,7 +124,8 @@ def pinned_trace(trace_id: int | None, *, sampled: bool = False) -> Generator[No
         _pins.trace_id, _pins.sampled, _pins.span_id = None, False, None
 
 
-def _follows_parent(sampler: Any) -> bool:
+def follows_parent(sampler: Any) -> bool:
+    """Tell whether a sampler says that it keeps the children of sampled local spans, as the SDK's default does."""
     try:
         description = str(sampler.get_description())
     except Exception:  # a sampler of the application's own; it will be asked

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from itertools import islice
-from typing import cast
+from typing import Any, cast
 
 from opentelemetry.util.types import AttributeValue
 
@@ -48,6 +48,48 @@ def flatten(
     if collected.cut:
         _logger.warning("Metadata of the run was not kept whole: %s.", "; ".join(dict.fromkeys(collected.cut)))
     return collected.found
+
+
+def as_json(metadata: Mapping[str, object] | None) -> dict[str, Any]:
+    """Return metadata as what JSON can hold, for those who store or send it. Never raises.
+
+    Keys become text as in ``flatten``, models and other objects their JSON, anything else its text.
+    """
+    try:
+        return _plain_mapping(cast("Mapping[object, object]", metadata or {}), 1)
+    except Exception as error:  # no mapping, or one that cannot be read
+        _logger.warning("Metadata of the run could not be read (%s: %s).", type(error).__name__, error)
+        return {}
+
+
+def _plain_mapping(mapping: Mapping[object, object], depth: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in mapping.items():
+        key = clean(_name(name))
+        free, number = key, 1
+        while free in found:
+            number += 1
+            free = f"{key}#{number}"
+        found[free] = _plain(value, depth + 1)
+    return found
+
+
+def _plain(value: object, depth: int) -> Any:
+    if isinstance(value, Enum):
+        value = value.value
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return clean(str.__str__(value))
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
+    if depth <= _MAX_DEPTH and isinstance(value, Mapping):
+        return _plain_mapping(cast("Mapping[object, object]", value), depth)
+    if depth <= _MAX_DEPTH and isinstance(value, list | tuple):
+        return [_plain(item, depth + 1) for item in cast("Sequence[object]", value)]
+    return json.loads(capture(value))
 
 
 class _Attributes:

@@ -8,6 +8,7 @@ from typing import Any
 from opentelemetry.trace import INVALID_SPAN, Span
 
 from spanflow.errors import InvalidInput
+from spanflow.tracing.metadata import as_json
 from spanflow.tracing.record import Resume
 
 
@@ -23,8 +24,8 @@ class TracingOptions:
     """What the root span of a run carries, and which trace it joins.
 
     Attributes:
-        metadata: JSON of any shape. Each key becomes an attribute of the root span as given, nested maps flattened
-            with dots; keys that would shadow ours are kept under ``metadata.``.
+        metadata: JSON of any shape; what is none is turned into it. Each key becomes an attribute of the root span as
+            given, nested maps flattened with dots; keys that would shadow ours are kept under ``metadata.``.
         tags: labels, as ``spanflow.tags``.
         user_id: ``user.id`` of the root span (OpenTelemetry's name).
         session_id: ``session.id`` of the root span (OpenTelemetry's name).
@@ -51,6 +52,8 @@ class TracingOptions:
     baggage_keys: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        if self.metadata:
+            object.__setattr__(self, "metadata", as_json(self.metadata))
         _require_hex("trace_id", self.trace_id, 32)
         _require_hex("parent_span_id", self.parent_span_id, 16)
         if self.parent_span_id is not None and self.trace_id is None:

@@ -6,17 +6,20 @@ from opentelemetry import trace
 from opentelemetry.trace import Tracer, TracerProvider
 
 from spanflow.tracing import metrics, names
-from spanflow.tracing.ids import adopt
+from spanflow.tracing.children import child_starter
+from spanflow.tracing.ids import adopt, follows_parent
 
 
 class Source:
     """A tracer provider as a run needs it. Getting a tracer anew costs more than a span, so it is kept."""
 
-    __slots__ = ("_blocks_for", "_ends_inline", "pins", "provider", "tracer")
+    __slots__ = ("_blocks_for", "_ends_inline", "pins", "provider", "start_child", "tracer")
 
     def __init__(self, provider: TracerProvider, tracer: Tracer) -> None:
         self.provider = provider
         self.tracer = tracer
+        sampler: Any = getattr(tracer, "sampler", None)
+        self.start_child = child_starter(tracer, sampler) if follows_parent(sampler) else None
         self.pins = adopt(tracer)
         self._blocks_for: object = self
         self._ends_inline = False

@@ -21,6 +21,7 @@ from opentelemetry.trace import INVALID_SPAN, Link, NonRecordingSpan, Span, Span
 from opentelemetry.trace.span import TraceFlags
 
 from spanflow.tracing import metrics, names
+from spanflow.tracing.children import StartChild
 from spanflow.tracing.content import capture, capture_enabled
 from spanflow.tracing.ending import SpanEnder
 from spanflow.tracing.ids import SpanIds, pin_span
@@ -43,6 +44,7 @@ class RunSpans:
         "lost",
         "measures",
         "pins",
+        "start_child",
         "tracer",
     )
 
@@ -55,7 +57,9 @@ class RunSpans:
         self.lost = 0
         self.captures_input = self.captures_output = self.pins = self.ends_inline = False
         self.tracer: Tracer | None = None
+        self.start_child: StartChild | None = None
         if source is not None:
+            self.start_child = source.start_child
             self.tracer, self.pins, self.ends_inline = source.tracer, source.pins, source.ends_inline
             if capture_enabled():
                 self.captures_input, self.captures_output = not hide_input, not hide_output
@@ -78,12 +82,15 @@ class RunSpans:
         try:
             span = tracer.start_span(name, parent, _INTERNAL, attributes, links, at)
         except Exception as error:
-            metrics.warn_once("Starting a span raised; the run goes on without it: %r", error)
-            self.lost += 1
-            above = trace.get_current_span(parent).get_span_context()
-            trace_id = above.trace_id or random.getrandbits(128) or 1
-            return NonRecordingSpan(SpanContext(trace_id, span_id or 1, False, above.trace_flags, above.trace_state))
+            return self.stand_in(error, trace.get_current_span(parent).get_span_context(), span_id)
         return span
+
+    def stand_in(self, error: Exception, above: SpanContext, span_id: int) -> Span:
+        """Return what takes the place of a span that could not be started: its ids, and nothing else."""
+        metrics.warn_once("Starting a span raised; the run goes on without it: %r", error)
+        self.lost += 1
+        trace_id = above.trace_id or random.getrandbits(128) or 1
+        return NonRecordingSpan(SpanContext(trace_id, span_id or 1, False, above.trace_flags, above.trace_state))
 
     def finish(self, span: Span, at: int) -> None:
         """End a span."""
@@ -107,7 +114,7 @@ class RunSpans:
 class Scope:
     """An open span, and the context in which its children run."""
 
-    __slots__ = ("_again", "_spans", "context", "recorded", "span", "span_id", "started_at")
+    __slots__ = ("_again", "_span_context", "_spans", "context", "recorded", "span", "span_id", "started_at")
 
     traced: ClassVar[bool] = True
 
@@ -118,7 +125,7 @@ class Scope:
         self.started_at = started_at
         self.recorded: BaseException | None = None
         self._again: Callable[[], Span] | None = None
-        found = span.get_span_context()
+        self._span_context = found = span.get_span_context()
         self.span_id: int | None = found.span_id
 
     @property
@@ -145,9 +152,17 @@ class Scope:
     ) -> "Scope":
         """Start a span below this one, or below the span that is current in ``under``."""
         spans = self._spans
-        parent = self.context if under is None else under
-        span = spans.start(name, parent, spans.ids.derive(path, attempt), attributes, at)
-        return Scope(spans, span, parent, at)
+        span_id = spans.ids.derive(path, attempt)
+        if under is None:
+            parent, above = self.context, self._span_context
+        else:
+            parent, above = under, trace.get_current_span(under).get_span_context()
+        if spans.start_child is None or not above.trace_flags & TraceFlags.SAMPLED or above.is_remote:
+            return Scope(spans, spans.start(name, parent, span_id, attributes, at), parent, at)
+        try:
+            return Scope(spans, spans.start_child(name, above, parent, span_id, attributes, at), parent, at)
+        except Exception as error:
+            return Scope(spans, spans.stand_in(error, above, span_id), parent, at)
 
     def reopened(self, name: str, path: str, attributes: dict[str, Any], started_at: int) -> "Scope":
         """Stand in for a child that was started before, here or elsewhere, and is exported when it ends."""
