@@ -121,6 +121,22 @@ class StepContext(Generic[DepsT_co]):
         step_id: id of the step.
         path: where the step stands in the run, e.g. ``fetch[3]`` or ``nested/price``.
         attempt: this try of the step, from 1. A step that is resumed, or cut short by a crash, runs as the next one.
+
+    Example:
+        >>> import asyncio
+        >>> from dataclasses import dataclass
+        >>> from spanflow import StepContext, Workflow, step
+        >>> @dataclass
+        ... class Deps:
+        ...     greeting: str
+        >>> @step
+        ... async def greet(name: str, ctx: StepContext[Deps]) -> str:
+        ...     return f"{ctx.deps.greeting} {name}, from {ctx.path}, attempt {ctx.attempt}"
+        >>> async def main() -> None:
+        ...     run = await Workflow("hello", input=str).then(greet).create_run(deps=Deps(greeting="Ahoy"))
+        ...     print((await run.start("Ada")).unwrap())
+        >>> asyncio.run(main())
+        Ahoy Ada, from greet, attempt 1
     """
 
     __slots__ = ("_calls", "_place", "_suspends", "attempt", "ended", "path", "scope", "step_id")

@@ -26,6 +26,21 @@ class WorkflowResult(Generic[T_co]):
         steps: path → what is known of the step.
         state: the workflow's state, as an instance of its model where it has one.
         trace_id: 32 hex digits; None where no tracer provider is configured.
+
+    Example:
+        >>> import asyncio
+        >>> from spanflow import Workflow, step
+        >>> @step
+        ... async def invert(value: int) -> float:
+        ...     return 1 / value
+        >>> async def main() -> None:
+        ...     run = await Workflow("inverse", input=int).then(invert).create_run()
+        ...     result = await run.start(0)
+        ...     print(result.status, result.error.type, result.error.path)
+        ...     result.unwrap()
+        >>> asyncio.run(main())
+        Traceback (most recent call last):
+        spanflow.errors.RunFailed: Run ... failed at 'invert': ZeroDivisionError: division by zero
     """
 
     run_id: str

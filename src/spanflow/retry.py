@@ -16,6 +16,14 @@ class Retry:
 
     Raises:
         DefinitionError: an option is out of range.
+
+    Example:
+        >>> from spanflow import Retry
+        >>> retry = Retry(max_attempts=5, delay=1, max_delay=4, jitter=0, retry_on=OSError)
+        >>> [retry.delay_after(failures) for failures in range(1, 5)]
+        [1.0, 2.0, 4.0, 4.0]
+        >>> retry.allows(ValueError(), 1)
+        False
     """
 
     max_attempts: int = 3

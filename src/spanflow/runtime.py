@@ -34,6 +34,22 @@ class Runtime:
 
     Raises:
         DefinitionError: two workflows have the same id, or one is not complete.
+
+    Example:
+        >>> import asyncio
+        >>> from spanflow import Runtime, Workflow, step
+        >>> @step
+        ... async def double(value: int) -> int:
+        ...     return 2 * value
+        >>> twice = Workflow("twice", input=int).then(double)
+        >>> async def main() -> None:
+        ...     async with Runtime(workflows=[twice]) as runtime:
+        ...         run = await runtime.create_run(twice, run_id="r-1")
+        ...         await run.start(21)
+        ...         found = await runtime.find_runs(workflow=twice, status="success")
+        ...         print([each.run_id for each in found])
+        >>> asyncio.run(main())
+        ['r-1']
     """
 
     def __init__(

@@ -17,10 +17,11 @@ from spanflow.errors import DefinitionError, InvalidInput, InvalidOutput
 from spanflow.events import Envelope, ToolCall, ToolCallDelta, ToolCallStreamingStart, ToolResultEvent
 from spanflow.explain import describe
 from spanflow.failure import failure
+from spanflow.options import checked_id
 from spanflow.parameters import Parameters
 from spanflow.schema import Schema
 from spanflow.signatures import signature_types
-from spanflow.step import Step, checked_id, in_thread, is_async_callable
+from spanflow.step import Step, in_thread, is_async_callable
 from spanflow.tracing import metrics, names
 from spanflow.tracing.ids import derive_span_id
 from spanflow.tracing.roots import open_tool
@@ -38,7 +39,25 @@ Return_co = TypeVar("Return_co", covariant=True, default=Any)
 
 @dataclass(frozen=True, slots=True)
 class ToolResult(Generic[T]):
-    """Yielded by a streaming tool to say that this, and not the last delta, is its result."""
+    """Yielded by a streaming tool to say that this, and not the last delta, is its result.
+
+    Example:
+        >>> import asyncio
+        >>> from collections.abc import AsyncIterator
+        >>> from spanflow import ToolResult, tool
+        >>> @tool
+        ... async def spell(word: str) -> AsyncIterator[str | ToolResult[int]]:
+        ...     "Spell a word, and count its letters."
+        ...     for letter in word:
+        ...         yield letter
+        ...     yield ToolResult(len(word))
+        >>> async def main() -> None:
+        ...     print([letter async for letter in spell("abc")])
+        ...     print(await spell("abc"))
+        >>> asyncio.run(main())
+        ['a', 'b', 'c']
+        3
+    """
 
     value: T
 
