@@ -1,0 +1,1009 @@
+"""Each kind of span, as the contract tables it: name, attributes, parent, status, and the true exception once."""
+
+import asyncio
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from spanflow import (
+    InvalidInput,
+    InvalidOutput,
+    LoopLimit,
+    NoBranchMatched,
+    Retry,
+    Step,
+    StepContext,
+    StepTimeout,
+    Workflow,
+    step,
+    tool,
+)
+from spanflow.testing import FakeClock, Traces
+from tests.tracing_contract.processes import in_process
+from tests.tracing_contract.reading import (
+    attributes,
+    check,
+    errors,
+    exceptions,
+    is_error,
+    parent_id,
+    recorded,
+    run_to_end,
+    seconds,
+    span_id,
+    times,
+)
+from tests.tracing_contract.scenario import OutOfStock
+
+OUT_OF_STOCK = "tests.tracing_contract.scenario.OutOfStock"
+
+
+@step
+async def same(value: int) -> int:
+    return value
+
+
+@step
+async def twice(value: int) -> int:
+    return 2 * value
+
+
+@step
+async def fail(value: int) -> int:
+    raise OutOfStock(f"no {value}")
+
+
+@step
+async def fail_odd(value: int) -> int:
+    if value % 2:
+        raise OutOfStock(f"no {value}")
+    return value
+
+
+@tool
+async def weigh(item: int) -> int:
+    """Weigh an item."""
+    return item
+
+
+@tool
+async def weigh_nothing(item: int) -> int:
+    """Fail to weigh an item."""
+    raise OutOfStock(f"tool {item}")
+
+
+@step
+async def ask(value: int, ctx: StepContext) -> int:
+    return await ctx.suspend({"value": value}, resume=int)
+
+
+@step
+async def last_forever(value: int) -> int:
+    await asyncio.Event().wait()
+    return value
+
+
+def workflow(id: str = "shop") -> Workflow[int, int]:
+    return Workflow(id, input=int)
+
+
+# ---------------------------------------------------------------- attributes are given at the start
+
+
+AT_THE_END = {
+    "spanflow.run.status",
+    "spanflow.step.status",
+    "spanflow.succeeded",
+    "spanflow.failed",
+    "error.type",
+}
+
+
+def test_samplers_see_all_attributes_but_those_that_only_the_end_knows() -> None:
+    facts = in_process("""
+        from opentelemetry import trace
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+        from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+        from tests.tracing_contract.hostile import RecordingSampler
+        from tests.tracing_contract.scenario import everything, run_everything
+
+        sampler, memory = RecordingSampler(), InMemorySpanExporter()
+        provider = TracerProvider(sampler)
+        provider.add_span_processor(SimpleSpanProcessor(memory))
+        trace.set_tracer_provider(provider)
+
+        async def main():
+            return await run_everything(await everything.create_run())
+
+        asyncio.run(main())
+        show(
+            asked=sampler.asked,
+            exported=[(span.name, dict(span.attributes)) for span in memory.get_finished_spans()],
+        )
+    """).facts
+
+    def known_at_the_start(spans: list[tuple[str, dict[str, Any]]]) -> Counter[str]:
+        return Counter(
+            f"{name} {sorted((key, value) for key, value in found.items() if key not in AT_THE_END)}"
+            for name, found in spans
+        )
+
+    asked, exported = facts["asked"], facts["exported"]
+    assert not AT_THE_END & {key for _, found in asked for key in found}
+    assert known_at_the_start(asked) == known_at_the_start(exported)
+    assert {"execute_tool spell", "step quote", "foreach quote", "sleep", "wait approve", "wait flaky"} <= {
+        name for name, _ in asked
+    }
+
+
+# ---------------------------------------------------------------- run
+
+
+async def test_a_run_is_a_span_named_for_its_workflow(traces: Traces) -> None:
+    run = await workflow().then(same).create_run(run_id="run-1")
+    await run_to_end(run, 1, traces)
+    root = traces.one("invoke_workflow shop")
+    assert root.parent is None
+    assert attributes(root) == {
+        "gen_ai.operation.name": "invoke_workflow",
+        "gen_ai.workflow.name": "shop",
+        "spanflow.run.id": "run-1",
+        "spanflow.run.status": "success",
+    }
+    assert not is_error(root)
+    assert root.instrumentation_scope is not None
+    assert root.instrumentation_scope.name == "spanflow"
+
+
+async def test_a_failed_run_says_so_without_repeating_the_exception(traces: Traces) -> None:
+    result = await run_to_end(await workflow().then(same).then(fail).create_run(), 3, traces)
+    assert result.status == "failed"
+    root = traces.one("invoke_workflow shop")
+    assert attributes(root)["spanflow.run.status"] == "failed"
+    assert errors(traces) == {"invoke_workflow shop": OUT_OF_STOCK, "step fail": OUT_OF_STOCK}
+    assert recorded(traces) == [("step fail", OUT_OF_STOCK, "no 3")]
+
+
+async def test_a_canceled_run_and_its_step_are_no_errors(traces: Traces) -> None:
+    started = asyncio.Event()
+
+    @step
+    async def wait_here(value: int) -> int:
+        started.set()
+        await asyncio.Event().wait()
+        return value
+
+    run = await workflow().then(wait_here).create_run()
+    await run.stream(1)
+    await started.wait()
+    assert (await run.cancel()).status == "canceled"
+    check(traces)
+    assert attributes(traces.one("invoke_workflow shop"))["spanflow.run.status"] == "canceled"
+    assert attributes(traces.one("step wait_here"))["spanflow.step.status"] == "canceled"
+    assert errors(traces) == {}
+    assert recorded(traces) == []
+
+
+async def test_a_canceled_run_ends_every_span_that_is_open(traces: Traces) -> None:
+    started = asyncio.Event()
+
+    @tool
+    async def hang(item: int) -> int:
+        """Hang."""
+        started.set()
+        await asyncio.Event().wait()
+        return item
+
+    @step
+    async def call(value: int) -> int:
+        return await hang(item=value)
+
+    inner = Workflow("inner", input=list[int]).foreach(call, concurrency=2)
+    run = await Workflow("outer", input=list[int]).parallel(inner, inner.with_id("inner2")).create_run()
+    await run.stream([1, 2, 3])
+    await started.wait()
+    await run.cancel()
+    check(traces)
+    assert Counter(span.name for span in traces.spans) == {
+        "invoke_workflow outer": 1,
+        "invoke_workflow inner": 1,
+        "invoke_workflow inner2": 1,
+        "foreach call": 2,
+        "step call": 4,
+        "execute_tool hang": 4,
+    }
+    assert errors(traces) == {}
+
+
+async def test_a_run_that_bails_succeeds(traces: Traces) -> None:
+    started = asyncio.Event()
+
+    @step
+    async def stay(value: int) -> int:
+        started.set()
+        await asyncio.Event().wait()
+        return value
+
+    @step
+    async def leave(value: int, ctx: StepContext) -> int:
+        await started.wait()
+        ctx.bail(7)
+
+    result = await run_to_end(await workflow().parallel(leave, stay).create_run(), 1, traces)
+    assert result.unwrap() == 7
+    assert attributes(traces.one("invoke_workflow shop"))["spanflow.run.status"] == "success"
+    assert attributes(traces.one("step leave"))["spanflow.step.status"] == "bailed"
+    assert attributes(traces.one("step stay"))["spanflow.step.status"] == "canceled"
+    assert errors(traces) == {}
+
+
+async def test_a_run_that_is_aborted_is_canceled_and_no_error(traces: Traces) -> None:
+    @step
+    async def leave(value: int, ctx: StepContext) -> int:
+        ctx.abort("changed my mind")
+
+    nested = workflow("inner").then(leave)
+    assert (await run_to_end(await workflow().then(nested).create_run(), 1, traces)).status == "canceled"
+    assert attributes(traces.one("invoke_workflow shop"))["spanflow.run.status"] == "canceled"
+    assert errors(traces) == {}
+
+
+async def test_a_result_that_does_not_fit_is_recorded_on_the_root(traces: Traces) -> None:
+    shop: Workflow[int, Any] = Workflow("shop", input=int, output=list[int])
+
+    @step
+    async def anything(value: int) -> Any:
+        return value
+
+    result = await run_to_end(await shop.then(anything).create_run(), 1, traces)
+    assert result.error is not None
+    kind = f"{InvalidOutput.__module__}.{InvalidOutput.__qualname__}"
+    assert recorded(traces) == [("invoke_workflow shop", kind, result.error.message)]
+
+
+# ---------------------------------------------------------------- step
+
+
+async def test_an_attempt_is_a_span_below_the_run_without_any_gen_ai_attribute(traces: Traces) -> None:
+    await run_to_end(await workflow().then(same).create_run(), 1, traces)
+    span = traces.one("step same")
+    assert parent_id(span) == span_id(traces.one("invoke_workflow shop"))
+    assert attributes(span) == {
+        "spanflow.step.id": "same",
+        "spanflow.step.path": "same",
+        "spanflow.step.attempt": 1,
+    }
+
+
+async def test_a_map_is_a_step(traces: Traces) -> None:
+    await run_to_end(await workflow().map(lambda value: value + 1, id="increase").create_run(), 1, traces)
+    assert attributes(traces.one("step increase"))["spanflow.step.path"] == "increase"
+
+
+async def test_each_attempt_is_a_span_and_the_delay_between_is_another(traces: Traces) -> None:
+    @step(retry=Retry(max_attempts=3, delay=10, backoff=2, jitter=0))
+    async def flaky(value: int, ctx: StepContext) -> int:
+        if ctx.attempt < 3:
+            raise OutOfStock(f"attempt {ctx.attempt}")
+        return value
+
+    await run_to_end(await workflow().then(flaky).create_run(clock=FakeClock()), 1, traces)
+    root = traces.one("invoke_workflow shop")
+    first, second, third = traces.find("step flaky")
+    short, long = traces.find("wait flaky")
+    assert [attributes(each)["spanflow.step.attempt"] for each in (first, second, third)] == [1, 2, 3]
+    assert [is_error(each) for each in (first, second, third)] == [True, True, False]
+    assert {parent_id(each) for each in (first, second, third, short, long)} == {span_id(root)}
+    assert recorded(traces) == [
+        ("step flaky", OUT_OF_STOCK, "attempt 1"),
+        ("step flaky", OUT_OF_STOCK, "attempt 2"),
+    ]
+    assert times(short) == (times(first)[1], times(second)[0])
+    assert times(long) == (times(second)[1], times(third)[0])
+    assert (seconds(short), seconds(long)) == (10, 20)
+    assert not is_error(short)
+    assert not is_error(root)
+
+
+async def test_a_retry_without_delay_leaves_no_wait_and_no_gap(traces: Traces) -> None:
+    @step(retry=Retry(max_attempts=2, delay=0))
+    async def flaky(value: int, ctx: StepContext) -> int:
+        if ctx.attempt == 1:
+            raise OutOfStock("once")
+        return value
+
+    await run_to_end(await workflow().then(flaky).create_run(), 1, traces)
+    assert len(traces.find("step flaky")) == 2
+    assert traces.find("wait *") == ()
+
+
+@pytest.mark.xfail(strict=True, reason="a delay that is cut short has no span")
+async def test_a_run_canceled_during_a_delay_still_names_the_gap(traces: Traces) -> None:
+    failed = asyncio.Event()
+
+    @step(retry=Retry(max_attempts=2, delay=50, jitter=0))
+    async def flaky(value: int) -> int:
+        failed.set()
+        raise OutOfStock("once")
+
+    clock = FakeClock(auto=False)
+    run = await workflow().then(flaky).create_run(clock=clock)
+    await run.stream(1)
+    await failed.wait()
+    await clock.advance(20)
+    await run.cancel()
+    check(traces)
+    assert seconds(traces.one("wait flaky")) == 20
+
+
+@pytest.mark.parametrize("call", ["async def", "def"])
+async def test_the_exception_is_the_true_one_with_the_users_own_traceback(traces: Traces, call: str) -> None:
+    def look_up(value: int) -> int:
+        raise KeyError(f"item {value}")
+
+    @step
+    async def find(value: int) -> int:
+        try:
+            return look_up(value)
+        except KeyError as error:
+            raise OutOfStock("not there") from error
+
+    @step(id="find")
+    def find_in_thread(value: int) -> int:
+        try:
+            return look_up(value)
+        except KeyError as error:
+            raise OutOfStock("not there") from error
+
+    chosen: Step[int, int, Any] = find if call == "async def" else find_in_thread
+    result = await run_to_end(await workflow().then(chosen).create_run(), 5, traces)
+    (exception,) = exceptions(traces.one("step find"))
+    assert exception["exception.type"] == OUT_OF_STOCK
+    assert exception["exception.message"] == "not there"
+    assert "KeyError: 'item 5'" in exception["exception.stacktrace"]
+    assert "in look_up" in exception["exception.stacktrace"]
+    assert result.error is not None
+    assert (result.error.type, result.error.message) == (OUT_OF_STOCK, "not there")
+
+
+async def test_a_builtin_exception_is_typed_by_its_bare_name(traces: Traces) -> None:
+    await run_to_end(await workflow().map(lambda value: value // 0, id="divide").create_run(), 1, traces)
+    assert errors(traces) == {"step divide": "ZeroDivisionError", "invoke_workflow shop": "ZeroDivisionError"}
+
+
+@pytest.mark.xfail(strict=True, reason="record_exception raises for it, and that is swallowed")
+async def test_an_exception_that_cannot_say_what_it_is_is_still_an_error_on_its_span(traces: Traces) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no words")
+
+    @step
+    async def mumble(value: int) -> int:
+        raise Mute
+
+    result = await run_to_end(await workflow().then(mumble).create_run(), 1, traces)
+    assert result.status == "failed"
+    assert is_error(traces.one("step mumble"))
+    assert is_error(traces.one("invoke_workflow shop"))
+    assert len(exceptions(traces.one("step mumble"))) == 1
+
+
+async def test_a_step_out_of_time_failed_by_step_timeout(traces: Traces) -> None:
+    slow = step(id="slow", timeout=3)(last_forever.fn)
+    await run_to_end(await workflow().then(slow).create_run(clock=FakeClock()), 1, traces)
+    kind = f"{StepTimeout.__module__}.{StepTimeout.__qualname__}"
+    assert errors(traces) == {"step slow": kind, "invoke_workflow shop": kind}
+    assert [(name, type) for name, type, _ in recorded(traces)] == [("step slow", kind)]
+    assert seconds(traces.one("step slow")) == 3
+
+
+async def test_output_that_does_not_fit_is_recorded_on_the_step(traces: Traces) -> None:
+    async def wrong(value: int) -> int:
+        return "many"  # pyright: ignore[reportReturnType]  # what the step must not do
+
+    result = await run_to_end(await workflow().then(step(wrong)).create_run(), 1, traces)
+    assert result.status == "failed"
+    kind = f"{InvalidOutput.__module__}.{InvalidOutput.__qualname__}"
+    assert [(name, type) for name, type, _ in recorded(traces)] == [("step wrong", kind)]
+
+
+# ---------------------------------------------------------------- tool
+
+
+async def test_a_tool_call_is_a_span_below_its_step(traces: Traces) -> None:
+    @step
+    async def use(value: int) -> int:
+        return await weigh(item=value)
+
+    stream = await (await workflow().then(use).create_run()).stream(4)
+    (call,) = [event async for event in stream if event.type == "tool-call"]
+    check(traces)
+    span = traces.one("execute_tool weigh")
+    assert parent_id(span) == span_id(traces.one("step use"))
+    assert attributes(span) == {
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.name": "weigh",
+        "gen_ai.tool.type": "function",
+        "gen_ai.tool.call.id": call.payload.tool_call_id,
+        "gen_ai.tool.description": "Weigh an item.",
+    }
+
+
+async def test_a_tool_as_a_step_is_both_spans(traces: Traces) -> None:
+    await run_to_end(await workflow().then(weigh).create_run(), 4, traces)
+    assert parent_id(traces.one("execute_tool weigh")) == span_id(traces.one("step weigh"))
+
+
+async def test_a_tool_outside_of_any_run_has_its_span_below_the_ambient_one(traces: Traces) -> None:
+    assert await weigh(item=2) == 2
+    with pytest.raises(OutOfStock):
+        await weigh_nothing(item=2)
+    traces.assert_complete(traces=2)
+    assert traces.one("execute_tool weigh").parent is None
+    assert recorded(traces) == [("execute_tool weigh_nothing", OUT_OF_STOCK, "tool 2")]
+
+
+async def test_a_failed_tool_has_the_exception_and_its_step_and_run_only_the_error(traces: Traces) -> None:
+    @step
+    async def use(value: int) -> int:
+        return await weigh_nothing(item=value)
+
+    nested = workflow("inner").then(use)
+    await run_to_end(await workflow().then(nested).create_run(), 4, traces)
+    assert recorded(traces) == [("execute_tool weigh_nothing", OUT_OF_STOCK, "tool 4")]
+    assert errors(traces) == dict.fromkeys(
+        ["invoke_workflow shop", "invoke_workflow inner", "step use", "execute_tool weigh_nothing"], OUT_OF_STOCK
+    )
+
+
+async def test_a_failed_tool_that_a_step_survives_is_the_only_error(traces: Traces) -> None:
+    @step
+    async def use(value: int) -> int:
+        try:
+            return await weigh_nothing(item=value)
+        except OutOfStock:
+            return 0
+
+    assert (await run_to_end(await workflow().then(use).create_run(), 4, traces)).unwrap() == 0
+    assert errors(traces) == {"execute_tool weigh_nothing": OUT_OF_STOCK}
+    assert recorded(traces) == [("execute_tool weigh_nothing", OUT_OF_STOCK, "tool 4")]
+
+
+async def test_an_error_of_the_steps_own_after_a_failed_tool_is_recorded_on_the_step(traces: Traces) -> None:
+    @step
+    async def use(value: int) -> int:
+        try:
+            return await weigh_nothing(item=value)
+        except OutOfStock as error:
+            raise RuntimeError("cannot do without") from error
+
+    await run_to_end(await workflow().then(use).create_run(), 4, traces)
+    assert recorded(traces) == [
+        ("step use", "RuntimeError", "cannot do without"),
+        ("execute_tool weigh_nothing", OUT_OF_STOCK, "tool 4"),
+    ]
+
+
+async def test_a_tool_within_a_tool_has_the_exception_alone(traces: Traces) -> None:
+    @tool
+    async def outer(item: int) -> int:
+        """Call another tool."""
+        return await weigh_nothing(item=item)
+
+    @step
+    async def use(value: int) -> int:
+        return await outer(item=value)
+
+    await run_to_end(await workflow().then(use).create_run(), 4, traces)
+    assert parent_id(traces.one("execute_tool weigh_nothing")) == span_id(traces.one("execute_tool outer"))
+    assert [name for name, _, _ in recorded(traces)] == ["execute_tool weigh_nothing"]
+
+
+@pytest.mark.xfail(strict=True, reason="a step remembers only the last error of its tools")
+async def test_the_error_of_two_tools_side_by_side_is_recorded_where_it_was_raised(traces: Traces) -> None:
+    @step
+    async def use(value: int) -> int:
+        found = await asyncio.gather(weigh_nothing(item=1), weigh_nothing(item=2), return_exceptions=True)
+        (first, _) = found
+        assert isinstance(first, OutOfStock)
+        raise first
+
+    await run_to_end(await workflow().then(use).create_run(), 4, traces)
+    assert sorted(recorded(traces)) == [
+        ("execute_tool weigh_nothing", OUT_OF_STOCK, "tool 1"),
+        ("execute_tool weigh_nothing", OUT_OF_STOCK, "tool 2"),
+    ]
+
+
+async def test_arguments_that_do_not_fit_are_an_error_of_the_tools_span(traces: Traces) -> None:
+    @step
+    async def use(value: int) -> int:
+        return await weigh(item="heavy")  # pyright: ignore[reportArgumentType]  # what a model may give
+
+    await run_to_end(await workflow().then(use).create_run(), 4, traces)
+    kind = f"{InvalidInput.__module__}.{InvalidInput.__qualname__}"
+    assert [(name, type) for name, type, _ in recorded(traces)] == [("execute_tool weigh", kind)]
+
+
+@pytest.mark.xfail(strict=True, reason="tool calls of conditions take the ids of the step's")
+async def test_a_condition_and_the_step_of_its_loop_may_both_call_tools(traces: Traces) -> None:
+    @step
+    async def use(value: int) -> int:
+        return await weigh(item=value + 1)
+
+    async def heavy_enough(value: int) -> bool:
+        return await weigh(item=value) >= 3
+
+    result = await run_to_end(await workflow().do_until(use, heavy_enough, max_iterations=5).create_run(), 1, traces)
+    assert result.unwrap() == 3
+    calls = traces.find("execute_tool weigh")
+    assert len({span_id(each) for each in calls}) == 4
+    assert len({attributes(each)["gen_ai.tool.call.id"] for each in calls}) == 4
+
+
+@pytest.mark.xfail(strict=True, reason="tool calls of two conditions have the same ids")
+async def test_two_conditions_of_a_branch_may_both_call_tools(traces: Traces) -> None:
+    async def light(value: int) -> bool:
+        return await weigh(item=value) < 3
+
+    async def heavy(value: int) -> bool:
+        return await weigh(item=value) >= 3
+
+    await run_to_end(await workflow().branch((light, same), (heavy, twice)).create_run(), 4, traces)
+    assert len({span_id(each) for each in traces.find("execute_tool weigh")}) == 2
+
+
+# ---------------------------------------------------------------- nested runs
+
+
+async def test_a_nested_run_is_a_span_of_the_same_trace_that_counts_its_steps(traces: Traces) -> None:
+    nested = workflow("inner").then(same).then(twice)
+    await run_to_end(await workflow().then(nested).then(same).create_run(), 1, traces)
+    span = traces.one("invoke_workflow inner")
+    assert parent_id(span) == span_id(traces.one("invoke_workflow shop"))
+    found = attributes(span)
+    assert found["gen_ai.operation.name"] == "invoke_workflow"
+    assert found["gen_ai.workflow.name"] == "inner"
+    assert (found["spanflow.succeeded"], found["spanflow.failed"]) == (2, 0)
+    paths = [attributes(each)["spanflow.step.path"] for each in traces.children(span)]
+    assert paths == ["inner/same", "inner/twice"]
+
+
+async def test_a_failed_nested_run_counts_the_failure_and_does_not_repeat_it(traces: Traces) -> None:
+    innermost = workflow("innermost").then(same).then(fail)
+    nested = workflow("inner").then(same).then(innermost)
+    await run_to_end(await workflow().then(nested).create_run(), 3, traces)
+    for name in ("invoke_workflow inner", "invoke_workflow innermost"):
+        span = traces.one(name)
+        assert is_error(span)
+        assert (attributes(span)["spanflow.succeeded"], attributes(span)["spanflow.failed"]) == (1, 1)
+    assert recorded(traces) == [("step fail", OUT_OF_STOCK, "no 3")]
+    assert attributes(traces.one("step fail"))["spanflow.step.path"] == "inner/innermost/fail"
+
+
+async def test_input_that_a_nested_run_refuses_is_recorded_on_its_span(traces: Traces) -> None:
+    @step
+    async def anything(value: int) -> Any:
+        return "many"
+
+    await run_to_end(await workflow().then(anything).then(workflow("inner").then(same)).create_run(), 3, traces)
+    kind = f"{InvalidInput.__module__}.{InvalidInput.__qualname__}"
+    assert [(name, type) for name, type, _ in recorded(traces)] == [("invoke_workflow inner", kind)]
+
+
+# ---------------------------------------------------------------- foreach, parallel, branch, loop
+
+
+async def test_a_foreach_is_a_span_that_counts_and_holds_its_items(traces: Traces) -> None:
+    shop = Workflow("shop", input=list[int]).foreach(same, concurrency=2)
+    await run_to_end(await shop.create_run(), [1, 2, 3], traces)
+    span = traces.one("foreach same")
+    assert parent_id(span) == span_id(traces.one("invoke_workflow shop"))
+    assert (attributes(span)["spanflow.succeeded"], attributes(span)["spanflow.failed"]) == (3, 0)
+    assert not any(key.startswith("gen_ai.") for key in attributes(span))
+    items = traces.children(span)
+    assert [each.name for each in items] == ["step same"] * 3
+    assert [attributes(each)["spanflow.foreach.index"] for each in items] == [0, 1, 2]
+    assert [attributes(each)["spanflow.step.path"] for each in items] == ["same[0]", "same[1]", "same[2]"]
+
+
+async def test_a_foreach_over_nothing_is_a_span_that_counts_nothing(traces: Traces) -> None:
+    await run_to_end(await Workflow("shop", input=list[int]).foreach(same).create_run(), [], traces)
+    found = attributes(traces.one("foreach same"))
+    assert (found["spanflow.succeeded"], found["spanflow.failed"]) == (0, 0)
+
+
+async def test_a_foreach_that_collects_counts_failures_and_is_no_error(traces: Traces) -> None:
+    shop = Workflow("shop", input=list[int]).foreach(fail_odd, concurrency=3, on_error="collect")
+    await run_to_end(await shop.create_run(), [1, 2, 3], traces)
+    found = attributes(traces.one("foreach fail_odd"))
+    assert (found["spanflow.succeeded"], found["spanflow.failed"]) == (1, 2)
+    assert [is_error(span) for span in traces.find("step fail_odd")] == [True, False, True]
+    assert not is_error(traces.one("foreach fail_odd"))
+    assert not is_error(traces.one("invoke_workflow shop"))
+    assert recorded(traces) == [
+        ("step fail_odd", OUT_OF_STOCK, "no 1"),
+        ("step fail_odd", OUT_OF_STOCK, "no 3"),
+    ]
+
+
+async def test_a_foreach_that_fails_is_an_error_and_its_running_items_are_canceled(traces: Traces) -> None:
+    @step
+    async def fail_second(value: int) -> int:
+        if value == 2:
+            raise OutOfStock("no 2")
+        await asyncio.Event().wait()
+        return value
+
+    shop = Workflow("shop", input=list[int]).foreach(fail_second, concurrency=2)
+    await run_to_end(await shop.create_run(), [1, 2, 3], traces)
+    canceled, failed = traces.find("step fail_second")
+    assert attributes(canceled)["spanflow.step.status"] == "canceled"
+    assert not is_error(canceled)
+    assert is_error(failed)
+    found = attributes(traces.one("foreach fail_second"))
+    assert (found["spanflow.succeeded"], found["spanflow.failed"]) == (0, 1)
+    assert found["error.type"] == OUT_OF_STOCK
+    assert recorded(traces) == [("step fail_second", OUT_OF_STOCK, "no 2")]
+
+
+async def test_a_foreach_over_what_is_no_list_is_recorded_on_its_span(traces: Traces) -> None:
+    @step
+    async def anything(value: int) -> Any:
+        return 5
+
+    await run_to_end(await workflow().then(anything).foreach(same).create_run(), 1, traces)
+    kind = f"{InvalidInput.__module__}.{InvalidInput.__qualname__}"
+    assert [(name, type) for name, type, _ in recorded(traces)] == [("foreach same", kind)]
+
+
+async def test_a_foreach_over_nested_runs_holds_one_span_for_each_run(traces: Traces) -> None:
+    shop = Workflow("shop", input=list[int]).foreach(workflow("inner").then(same).then(twice))
+    await run_to_end(await shop.create_run(), [1, 2], traces)
+    span = traces.one("foreach inner")
+    assert (attributes(span)["spanflow.succeeded"], attributes(span)["spanflow.failed"]) == (2, 0)
+    runs = traces.children(span)
+    assert [each.name for each in runs] == ["invoke_workflow inner"] * 2
+    assert [attributes(each)["spanflow.step.path"] for each in runs] == ["inner[0]", "inner[1]"]
+    assert [attributes(each)["spanflow.foreach.index"] for each in runs] == [0, 1]
+    assert [attributes(each)["spanflow.step.path"] for each in traces.children(runs[1])] == [
+        "inner[1]/same",
+        "inner[1]/twice",
+    ]
+
+
+async def test_the_arms_of_a_parallel_stand_side_by_side(traces: Traces) -> None:
+    await run_to_end(await workflow().parallel(same, twice).create_run(), 1, traces)
+    children = traces.children(traces.one("invoke_workflow shop"))
+    assert {each.name for each in children} == {"step same", "step twice"}
+
+
+async def test_a_parallel_that_collects_records_each_failure_once_and_the_group_nowhere(traces: Traces) -> None:
+    @step
+    async def use(value: int) -> int:
+        return await weigh_nothing(item=value)
+
+    await run_to_end(await workflow().parallel(fail, same, use, on_error="collect").create_run(), 1, traces)
+    assert sorted(recorded(traces)) == [
+        ("execute_tool weigh_nothing", OUT_OF_STOCK, "tool 1"),
+        ("step fail", OUT_OF_STOCK, "no 1"),
+    ]
+    assert errors(traces)["invoke_workflow shop"] == "ExceptionGroup"
+
+
+async def test_the_siblings_of_a_failed_arm_are_canceled_and_no_errors(traces: Traces) -> None:
+    nested = workflow("inner").then(last_forever.with_id("deep"))
+    await run_to_end(await workflow().parallel(last_forever, nested, fail).create_run(), 1, traces)
+    assert set(errors(traces)) == {"step fail", "invoke_workflow shop"}
+    for name in ("step last_forever", "step deep", "invoke_workflow inner"):
+        assert attributes(traces.one(name))["spanflow.step.status"] == "canceled"
+    assert recorded(traces) == [("step fail", OUT_OF_STOCK, "no 1")]
+
+
+async def test_the_arm_that_was_taken_is_said_on_its_span(traces: Traces) -> None:
+    shop = workflow().branch((lambda value: value < 3, same), (lambda value: value > 3, twice), default=fail)
+    for value in (1, 5):
+        await run_to_end(await shop.create_run(), value, traces)
+        traces.clear()
+    run = await workflow().branch((lambda value: value < 3, same), default=twice).create_run()
+    await run_to_end(run, 9, traces)
+    assert attributes(traces.one("step twice"))["spanflow.branch.arm"] == "default"
+
+
+async def test_each_arm_of_a_branch_is_told_apart(traces: Traces) -> None:
+    shop = workflow().branch((lambda value: True, same), (lambda value: True, twice), mode="all")
+    await run_to_end(await shop.create_run(), 1, traces)
+    first, second = traces.one("step same"), traces.one("step twice")
+    assert attributes(first)["spanflow.branch.arm"] != attributes(second)["spanflow.branch.arm"]
+
+
+async def test_no_branch_matched_is_recorded_on_the_run_it_belongs_to(traces: Traces) -> None:
+    nested = workflow("inner").branch((lambda value: False, same))
+    await run_to_end(await workflow().then(nested).create_run(), 1, traces)
+    kind = f"{NoBranchMatched.__module__}.{NoBranchMatched.__qualname__}"
+    assert [(name, type) for name, type, _ in recorded(traces)] == [("invoke_workflow inner", kind)]
+    assert errors(traces) == {"invoke_workflow inner": kind, "invoke_workflow shop": kind}
+
+
+async def test_no_branch_matched_in_the_run_itself_is_recorded_on_the_root(traces: Traces) -> None:
+    await run_to_end(await workflow().branch((lambda value: False, same)).create_run(), 1, traces)
+    kind = f"{NoBranchMatched.__module__}.{NoBranchMatched.__qualname__}"
+    assert [(name, type) for name, type, _ in recorded(traces)] == [("invoke_workflow shop", kind)]
+
+
+@pytest.mark.parametrize("where", ["root", "nested", "foreach"])
+async def test_a_condition_that_raises_is_recorded_once(traces: Traces, where: str) -> None:
+    nested = workflow("inner").branch((lambda value: 1 // (value - value) > 0, same))
+    shop: Workflow[Any, Any] = {
+        "root": nested,
+        "nested": workflow().then(nested),
+        "foreach": Workflow("shop", input=list[int]).foreach(nested),
+    }[where]
+    result = await run_to_end(await shop.create_run(), [1] if where == "foreach" else 1, traces)
+    assert result.status == "failed"
+    assert [(name, type) for name, type, _ in recorded(traces)] == [("invoke_workflow inner", "ZeroDivisionError")]
+    assert set(errors(traces).values()) == {"ZeroDivisionError"}
+
+
+async def test_a_tool_that_fails_in_a_condition_is_the_only_one_to_record_it(traces: Traces) -> None:
+    async def weighed(value: int) -> bool:
+        return await weigh_nothing(item=value) > 0
+
+    await run_to_end(await workflow().then(workflow("inner").branch((weighed, same))).create_run(), 1, traces)
+    assert recorded(traces) == [("execute_tool weigh_nothing", OUT_OF_STOCK, "tool 1")]
+    assert parent_id(traces.one("execute_tool weigh_nothing")) == span_id(traces.one("invoke_workflow inner"))
+
+
+async def test_each_iteration_of_a_loop_is_a_span_with_its_number(traces: Traces) -> None:
+    await run_to_end(await workflow().do_while(twice, lambda value: value < 8).create_run(), 1, traces)
+    iterations = traces.find("step twice")
+    assert [attributes(each)["spanflow.loop.iteration"] for each in iterations] == [1, 2, 3]
+    assert [attributes(each)["spanflow.step.path"] for each in iterations] == ["twice#1", "twice#2", "twice#3"]
+
+
+async def test_a_loop_over_nested_runs_numbers_the_runs(traces: Traces) -> None:
+    nested = workflow("inner").then(twice)
+    await run_to_end(await workflow().do_until(nested, lambda value: value > 3).create_run(), 1, traces)
+    runs = traces.find("invoke_workflow inner")
+    assert [attributes(each)["spanflow.loop.iteration"] for each in runs] == [1, 2]
+    assert [attributes(each)["spanflow.step.path"] for each in traces.find("step twice")] == [
+        "inner#1/twice",
+        "inner#2/twice",
+    ]
+
+
+async def test_a_loop_over_its_cap_is_recorded_once(traces: Traces) -> None:
+    nested = workflow("inner").do_while(same, lambda value: True, max_iterations=2)
+    await run_to_end(await workflow().then(nested).create_run(), 1, traces)
+    kind = f"{LoopLimit.__module__}.{LoopLimit.__qualname__}"
+    assert [(name, type) for name, type, _ in recorded(traces)] == [("invoke_workflow inner", kind)]
+    assert errors(traces) == {"invoke_workflow inner": kind, "invoke_workflow shop": kind}
+
+
+# ---------------------------------------------------------------- sleep, suspension, waits
+
+
+async def test_a_sleep_is_a_span_of_its_length(traces: Traces) -> None:
+    nested = workflow("inner").sleep(3600)
+    await run_to_end(await workflow().then(same).then(nested).create_run(clock=FakeClock()), 1, traces)
+    span = traces.one("sleep")
+    assert seconds(span) == 3600
+    assert parent_id(span) == span_id(traces.one("invoke_workflow inner"))
+    assert attributes(span)["spanflow.step.path"] == "inner/sleep"
+
+
+async def test_a_sleep_until_a_moment_is_a_span_up_to_that_moment(traces: Traces) -> None:
+    clock = FakeClock()
+    moment = clock.now + timedelta(days=40)
+    await run_to_end(await workflow().sleep_until(moment).create_run(clock=clock), 1, traces)
+    assert datetime.fromtimestamp(times(traces.one("sleep"))[1] / 1e9, UTC) == moment
+
+
+async def test_a_sleep_whose_function_raises_is_recorded_once(traces: Traces) -> None:
+    await run_to_end(await workflow().sleep(lambda value: value // 0).create_run(clock=FakeClock()), 1, traces)
+    assert [type for _, type, _ in recorded(traces)] == ["ZeroDivisionError"]
+
+
+async def test_a_canceled_sleep_is_a_span_up_to_the_cancel(traces: Traces) -> None:
+    clock = FakeClock(auto=False)
+    run = await workflow().sleep(3600).create_run(clock=clock)
+    await run.stream(1)
+    await clock.advance(60)
+    await run.cancel()
+    check(traces)
+    assert seconds(traces.one("sleep")) == 60
+    assert not is_error(traces.one("sleep"))
+
+
+async def test_a_suspension_is_a_span_between_the_two_attempts(traces: Traces) -> None:
+    clock = FakeClock()
+    run = await workflow().then(ask).create_run(clock=clock)
+    assert (await run_to_end(run, 1, traces)).status == "suspended"
+    await clock.advance(86_400)
+    assert (await run.resume(5)).unwrap() == 5
+    check(traces)
+    first, second = traces.find("step ask")
+    wait = traces.one("wait ask")
+    assert [attributes(each)["spanflow.step.attempt"] for each in (first, second)] == [1, 2]
+    assert times(wait) == (times(first)[1], times(second)[0])
+    assert seconds(wait) == 86_400
+    assert parent_id(wait) == parent_id(first) == parent_id(second) == span_id(traces.one("invoke_workflow shop"))
+    assert attributes(first)["spanflow.step.status"] == "suspended"
+    assert errors(traces) == {}
+
+
+async def test_each_question_of_a_step_has_its_own_wait(traces: Traces) -> None:
+    @step
+    async def ask_twice(value: int, ctx: StepContext) -> int:
+        first = await ctx.suspend("first?", resume=int)
+        return first + await ctx.suspend("second?", resume=int)
+
+    result = await run_to_end(await workflow().then(ask_twice).create_run(clock=FakeClock()), 1, traces, 2, 3)
+    assert result.unwrap() == 5
+    assert len(traces.find("step ask_twice")) == 3
+    assert len(traces.find("wait ask_twice")) == 2
+
+
+async def test_a_step_that_asks_and_fails_and_asks_again_names_every_gap(traces: Traces) -> None:
+    @step(retry=Retry(max_attempts=3, delay=5, jitter=0))
+    async def stumble(value: int, ctx: StepContext) -> int:
+        answer = await ctx.suspend("how many?", resume=int)
+        if ctx.attempt == 2:
+            raise OutOfStock("just now")
+        return answer + await ctx.suspend("sure?", resume=int)
+
+    await run_to_end(await workflow().then(stumble).create_run(clock=FakeClock()), 1, traces, 2, 3)
+    assert [attributes(each)["spanflow.step.attempt"] for each in traces.find("step stumble")] == [1, 2, 3, 4]
+    assert sorted(seconds(each) for each in traces.find("wait stumble")) == [0, 0, 5]
+
+
+async def test_completed_steps_have_no_second_span_after_a_resume(traces: Traces) -> None:
+    nested = workflow("inner").then(twice).then(ask)
+    shop = workflow().then(same).parallel(nested, weigh).map(lambda both: both[0])
+    await run_to_end(await shop.create_run(), 1, traces, 9)
+    counted = Counter(span.name for span in traces.spans)
+    assert counted["step same"] == counted["step twice"] == counted["step weigh"] == 1
+    assert counted["execute_tool weigh"] == counted["invoke_workflow inner"] == counted["invoke_workflow shop"] == 1
+
+
+async def test_a_nested_run_and_a_foreach_that_were_suspended_are_one_span_each_from_start_to_end(
+    traces: Traces,
+) -> None:
+    clock = FakeClock()
+    shop = Workflow("shop", input=list[int]).foreach(workflow("inner").then(same).then(ask), concurrency=2)
+    run = await shop.create_run(clock=clock)
+    await run_to_end(run, [1, 2], traces)
+    await clock.advance(100)
+    await run.resume(7, step="inner[1]/ask")
+    await clock.advance(100)
+    result = await run.resume(8, step="inner[0]/ask")
+    assert result.unwrap() == [8, 7]
+    check(traces)
+    foreach, (first, second) = traces.one("foreach inner"), traces.find("invoke_workflow inner")
+    assert (seconds(foreach), seconds(first), seconds(second)) == (200, 200, 100)
+    for span in (foreach, first, second):
+        assert (attributes(span)["spanflow.succeeded"], attributes(span)["spanflow.failed"]) == (2, 0)
+
+
+async def test_a_nested_run_that_is_canceled_after_a_resume_keeps_its_counts(traces: Traces) -> None:
+    started = asyncio.Event()
+
+    @step
+    async def hang(value: int) -> int:
+        started.set()
+        await asyncio.Event().wait()
+        return value
+
+    nested = workflow("inner").then(same).then(ask).then(hang)
+    run = await workflow().then(nested).create_run()
+    await run.start(1)
+    await run.resume_stream(2)
+    await started.wait()
+    await run.cancel()
+    check(traces)
+    found = attributes(traces.one("invoke_workflow inner"))
+    assert found["spanflow.step.status"] == "canceled"
+    assert (found["spanflow.succeeded"], found["spanflow.failed"]) == (2, 0)
+
+
+@pytest.mark.xfail(strict=True, reason="frames of suspended steps are not ended")
+async def test_a_suspended_run_that_is_canceled_leaves_no_orphan_and_no_unnamed_gap(traces: Traces) -> None:
+    clock = FakeClock()
+    shop = Workflow("shop", input=list[int]).foreach(workflow("inner").then(same).then(ask))
+    run = await shop.create_run(clock=clock)
+    await run.start([1])
+    await clock.advance(60)
+    await run.cancel()
+    check(traces)
+    assert seconds(traces.one("wait ask")) == 60
+    assert attributes(traces.one("foreach inner"))["spanflow.step.status"] == "canceled"
+    assert attributes(traces.one("invoke_workflow inner"))["spanflow.succeeded"] == 1
+
+
+@pytest.mark.xfail(strict=True, reason="frames of suspended steps are not ended")
+@pytest.mark.parametrize("ending", ["fail", "bail", "abort"])
+async def test_a_run_that_ends_beside_a_suspended_arm_leaves_no_orphan(traces: Traces, ending: str) -> None:
+    suspended = asyncio.Event()
+
+    @step
+    async def end(value: int, ctx: StepContext) -> int:
+        await suspended.wait()
+        if ending == "bail":
+            ctx.bail(1)
+        if ending == "abort":
+            ctx.abort()
+        raise OutOfStock("late")
+
+    nested = workflow("inner").then(same).then(ask)
+    async for event in await (await workflow().parallel(nested, end).create_run()).stream(1):
+        if event.type == "step-suspended":
+            suspended.set()
+    check(traces)
+    assert len(traces.find("invoke_workflow inner")) == 1
+
+
+async def test_a_wait_for_an_event_is_a_span_until_it_comes(traces: Traces) -> None:
+    clock = FakeClock(auto=False)
+    run = await workflow().wait_for_event("paid", int).create_run(clock=clock)
+    stream = await run.stream(1)
+    await clock.advance(30)
+    await run.send_event("paid", 5)
+    assert (await stream.get_workflow_state()).unwrap() == 5
+    check(traces)
+    wait = traces.one("wait paid")
+    assert seconds(wait) == 30
+    assert parent_id(wait) == span_id(traces.one("invoke_workflow shop"))
+    assert not is_error(wait)
+
+
+async def test_an_event_that_does_not_come_in_time_is_an_error_of_its_wait(traces: Traces) -> None:
+    shop = workflow().wait_for_event("paid", int, timeout=30)
+    await run_to_end(await shop.create_run(clock=FakeClock()), 1, traces)
+    assert errors(traces) == dict.fromkeys(["wait paid", "invoke_workflow shop"], "spanflow.errors.EventTimeout")
+    assert [name for name, _, _ in recorded(traces)] == ["wait paid"]
+    assert seconds(traces.one("wait paid")) == 30
+
+
+async def test_a_wait_for_an_event_that_is_canceled_is_a_span_up_to_the_cancel(traces: Traces) -> None:
+    clock = FakeClock(auto=False)
+    run = await workflow().wait_for_event("paid", int).create_run(clock=clock)
+    await run.stream(1)
+    await clock.advance(30)
+    await run.cancel()
+    check(traces)
+    assert seconds(traces.one("wait paid")) == 30
+    assert not is_error(traces.one("wait paid"))
+
+
+# ---------------------------------------------------------------- ids
+
+
+async def test_span_ids_follow_from_run_path_and_attempt(traces: Traces) -> None:
+    async def ids(run_id: str) -> set[str]:
+        traces.clear()
+        shop = workflow().then(same).then(workflow("inner").parallel(twice, weigh))
+        await run_to_end(await shop.create_run(run_id=run_id), 1, traces)
+        return {span_id(span) for span in traces.spans}
+
+    first, again, other = await ids("a"), await ids("a"), await ids("b")
+    assert first == again
+    assert not first & other
+    assert len(first) == 6
+
+
+async def test_names_of_spans_hold_no_values(traces: Traces) -> None:
+    shop = Workflow("shop", input=list[int]).foreach(twice).map(sum, id="add").do_while(same, lambda value: False)
+    for number in range(3):
+        await run_to_end(await shop.create_run(run_id=f"run-{number}"), list(range(number)), traces)
+        traces.clear()
+    await run_to_end(await shop.create_run(), [1, 2], traces)
+    assert {span.name for span in traces.spans} == {
+        "invoke_workflow shop",
+        "foreach twice",
+        "step twice",
+        "step add",
+        "step same",
+    }
