@@ -12,6 +12,7 @@ from spanflow.annotations import annotation_name, fits
 from spanflow.errors import DefinitionError
 from spanflow.explain import describe
 from spanflow.fitting import either, item_of, misfit
+from spanflow.options import checked_choice, checked_count, checked_id, checked_timeout, is_number
 from spanflow.outcome import Err, Ok
 from spanflow.plan import (
     Body,
@@ -35,7 +36,7 @@ from spanflow.plan import (
 )
 from spanflow.retry import NO_RETRY, Retry
 from spanflow.schema import Schema
-from spanflow.step import Step, checked_id, checked_timeout, name_of
+from spanflow.step import Step, name_of
 from spanflow.tool import Tool
 
 Locals = Mapping[str, Any]
@@ -100,7 +101,7 @@ class Definition:
     def parallel(self, arms: Sequence[StepLike], on_error: OnError, id: str | None) -> "Definition":
         if not arms:
             raise DefinitionError(f"Workflow {self.id!r}: parallel() needs at least one arm.")
-        _require_choice("on_error", on_error, ("fail", "collect"))
+        checked_choice(on_error, f"Workflow {self.id!r}: parallel() on_error", ("fail", "collect"))
         pairs = [self._body(arm) for arm in arms]
         for node, bound in pairs:
             self._check_fits(node, bound, self.output)
@@ -120,7 +121,7 @@ class Definition:
     ) -> "Definition":
         if not arms:
             raise DefinitionError(f"Workflow {self.id!r}: branch() needs at least one (condition, step) pair.")
-        _require_choice("mode", mode, ("first", "all"))
+        checked_choice(mode, f"Workflow {self.id!r}: branch() mode", ("first", "all"))
         container_id = self._container_id(id, "branch")
         bindings: dict[str, Step[Any, Any, Any] | Definition] = {}
         made: list[BranchArm] = []
@@ -144,9 +145,8 @@ class Definition:
         return self._grown(container, bindings, dict[str, output] if mode == "all" else output)
 
     def foreach(self, body: StepLike, concurrency: int, on_error: OnError) -> "Definition":
-        if concurrency < 1:
-            raise DefinitionError(f"Workflow {self.id!r}: foreach(concurrency={concurrency}) must be at least 1.")
-        _require_choice("on_error", on_error, ("fail", "collect"))
+        checked_count(concurrency, f"Workflow {self.id!r}: foreach() concurrency")
+        checked_choice(on_error, f"Workflow {self.id!r}: foreach() on_error", ("fail", "collect"))
         node, bound = self._body(body)
         item = item_of(self.output)
         if item is None:
@@ -169,8 +169,8 @@ class Definition:
         max_iterations: int | None,
         localns: Locals,
     ) -> "Definition":
-        if max_iterations is not None and max_iterations < 1:
-            raise DefinitionError(f"Workflow {self.id!r}: max_iterations={max_iterations} must be at least 1.")
+        if max_iterations is not None:
+            checked_count(max_iterations, f"Workflow {self.id!r}: max_iterations")
         node, bound = self._body(body)
         self._check_fits(node, bound, self.output)
         self._check_fits(node, bound, _output(bound), "its own last iteration")
@@ -190,8 +190,11 @@ class Definition:
         if callable(duration):
             bound = _function(duration, f"{node_id}#seconds", "sleep function", localns)
             return self._grown(SleepNode(id=node_id), {bound.id: bound}, self.output)
-        if not 0 <= duration < float("inf"):
-            raise DefinitionError(f"Workflow {self.id!r}: sleep({duration!r}) must be 0 s or more, and finite.")
+        if not (is_number(duration) and duration >= 0):
+            raise DefinitionError(
+                f"Workflow {self.id!r}: sleep({duration!r}) must be a number of seconds, 0 or more and finite,"
+                " or a function of the value that tells it."
+            )
         return self._grown(SleepNode(id=node_id, seconds=duration), {}, self.output)
 
     def sleep_until(self, moment: datetime | Callable[..., Any], id: str | None, localns: Locals) -> "Definition":
@@ -203,6 +206,11 @@ class Definition:
                     " Give it one: datetime(..., tzinfo=timezone.utc)."
                 )
             return self._grown(SleepNode(id=node_id, until=moment), {}, self.output)
+        if not callable(moment):
+            raise DefinitionError(
+                f"Workflow {self.id!r}: sleep_until({moment!r}) must be a datetime with a time zone,"
+                " or a function of the value that tells it."
+            )
         bound = _function(moment, f"{node_id}#until", "sleep_until function", localns)
         return self._grown(SleepNode(id=node_id), {bound.id: bound}, self.output)
 
@@ -373,11 +381,6 @@ def _retry_plan(retry: Retry) -> RetryPlan:
         retry_on=names(retry.retry_on),
         give_up_on=names(retry.give_up_on),
     )
-
-
-def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise DefinitionError(f"{name}={value!r} must be {' or '.join(map(repr, choices))}.")
 
 
 def _gone(workflow_id: str, name: str, bindings: Mapping[str, Any]) -> str:

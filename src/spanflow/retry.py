@@ -1,9 +1,12 @@
 """When a failed step is tried again, and how long it waits before."""
 
+import math
 import random
 from dataclasses import dataclass
+from typing import Any
 
 from spanflow.errors import DefinitionError
+from spanflow.options import checked_count, is_number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,11 +38,13 @@ class Retry:
     give_up_on: type[Exception] | tuple[type[Exception], ...] = ()
 
     def __post_init__(self) -> None:
-        _require(self.max_attempts >= 1, f"max_attempts={self.max_attempts} must be at least 1")
-        _require(self.delay >= 0, f"delay={self.delay} must be 0 s or more")
-        _require(self.backoff >= 1, f"backoff={self.backoff} must be at least 1 (1 keeps the delay constant)")
-        _require(self.max_delay >= 0, f"max_delay={self.max_delay} must be 0 s or more")
-        _require(0 <= self.jitter <= 1, f"jitter={self.jitter} must lie between 0 and 1")
+        checked_count(self.max_attempts, "Retry: max_attempts")
+        _require_number("delay", self.delay, 0, math.inf, "0 s or more, and finite")
+        _require_number("backoff", self.backoff, 1, math.inf, "1 or more (1 keeps the delay constant)")
+        _require_number("max_delay", self.max_delay, 0, math.inf, "0 s or more, and finite")
+        _require_number("jitter", self.jitter, 0, 1, "between 0 and 1")
+        _require_exceptions("retry_on", self.retry_on)
+        _require_exceptions("give_up_on", self.give_up_on)
 
     def allows(self, error: BaseException, failures: int) -> bool:
         """Tell whether a step that failed ``failures`` times, now with ``error``, is tried again."""
@@ -57,9 +62,22 @@ class Retry:
         return min(plain * (1 + self.jitter * spread), self.max_delay)
 
 
-def _require(holds: bool, problem: str) -> None:
-    if not holds:
-        raise DefinitionError(f"Retry: {problem}.")
+def _require_number(name: str, value: Any, least: float, most: float, wanted: str) -> None:
+    if not (is_number(value) and least <= value <= most):
+        raise DefinitionError(f"Retry: {name}={value!r} must be a number, {wanted}.")
+
+
+def _require_exceptions(name: str, kinds: Any) -> None:
+    for kind in kinds if isinstance(kinds, tuple) else (kinds,):
+        if not (isinstance(kind, type) and issubclass(kind, Exception)):
+            raise DefinitionError(f"Retry: {name}={kinds!r} must be an exception class or a tuple of them.")
+
+
+def checked_retry(retry: Retry | None, what: str) -> Retry | None:
+    """Return a policy as it is. Raises ``DefinitionError`` for what is none."""
+    if retry is not None and not isinstance(retry, Retry):  # pyright: ignore[reportUnnecessaryIsInstance]  # bad input
+        raise DefinitionError(f"{what}: retry={retry!r} must be a Retry, e.g. Retry(max_attempts=3).")
+    return retry
 
 
 NO_RETRY = Retry(max_attempts=1)

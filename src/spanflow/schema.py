@@ -87,7 +87,7 @@ class Schema(Generic[T]):
                 self._adapter = TypeAdapter(annotation)
             if self._adapter.pydantic_complete:
                 self.validate = self._adapter.validator.validate_python
-        except (PydanticUserError, PydanticUndefinedAnnotation, SchemaError, TypeError) as error:
+        except (PydanticUserError, PydanticUndefinedAnnotation, SchemaError, TypeError, SyntaxError) as error:
             raise DefinitionError(
                 f"pydantic cannot handle the type {self.name}: {str(error).splitlines()[0].rstrip('.')}. "
                 "Give the model that holds it `model_config = ConfigDict(arbitrary_types_allowed=True)`, "

@@ -1,7 +1,6 @@
 """``@step``: a typed unit of work."""
 
 import inspect
-import re
 import sys
 from collections.abc import Callable, Coroutine
 from types import FrameType
@@ -11,8 +10,9 @@ from typing_extensions import TypeVar
 
 from spanflow.context import StepContext
 from spanflow.errors import DefinitionError
+from spanflow.options import checked_id, checked_timeout
 from spanflow.parameters import Parameters
-from spanflow.retry import Retry
+from spanflow.retry import Retry, checked_retry
 from spanflow.schema import Schema
 from spanflow.signatures import signature_types
 
@@ -22,8 +22,6 @@ Deps = TypeVar("Deps")
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
 Return_co = TypeVar("Return_co", covariant=True, default=Any)
-
-_RESERVED = re.compile(r"[/\[\]#:\x00-\x1f\ud800-\udfff]")
 
 
 class Step(Generic[In_contra, Out_co, Return_co]):
@@ -99,7 +97,7 @@ class Step(Generic[In_contra, Out_co, Return_co]):
             output=Schema(returns),
             wants_ctx=wants_ctx,
             is_async=is_async_callable(fn),
-            retry=retry,
+            retry=checked_retry(retry, f"{what} {id!r}"),
             timeout=checked_timeout(timeout, f"{what} {id!r}"),
             description=inspect.cleandoc(fn.__doc__ or "") if description is None else description,
             runs_inline=runs_inline,
@@ -258,22 +256,6 @@ def name_of(fn: Callable[..., Any], default: str) -> str:
     """Return a function's name, ``default`` for a lambda or an object without one."""
     name = getattr(fn, "__name__", default)
     return default if name == "<lambda>" else name
-
-
-def checked_id(id: str, what: str) -> str:
-    """Return a valid id. Ids are segments of paths, so they hold no ``/ [ ] # :``."""
-    if not id or not id.strip() or len(id) > 200 or _RESERVED.search(id):
-        raise DefinitionError(
-            f"{what} id {id!r} must be 1 to 200 characters without / [ ] # : and control characters:"
-            " it becomes part of paths such as 'nested/fetch[3]'."
-        )
-    return id
-
-
-def checked_timeout(timeout: float | None, what: str) -> float | None:
-    if timeout is not None and not timeout > 0:
-        raise DefinitionError(f"{what}: timeout={timeout!r} must be more than 0 s. Leave it out for no timeout.")
-    return timeout
 
 
 def _is_context(annotation: Any) -> bool:

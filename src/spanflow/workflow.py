@@ -9,17 +9,20 @@ from typing import Any, Generic, Literal, Never, TypeAlias, Union, cast, overloa
 from pydantic import BaseModel
 from typing_extensions import TypeVar
 
+from spanflow.annotations import annotation_name
 from spanflow.clock import Clock, SystemClock
 from spanflow.context import StepContext
 from spanflow.definition import Definition
 from spanflow.engines.local import LocalEngine
+from spanflow.errors import DefinitionError
+from spanflow.options import checked_id
 from spanflow.outcome import Err, Ok
 from spanflow.plan import BranchMode, OnError, Plan
 from spanflow.render import to_mermaid
-from spanflow.retry import NO_RETRY, Retry
+from spanflow.retry import NO_RETRY, Retry, checked_retry
 from spanflow.run import Run, new_run
 from spanflow.schema import Schema
-from spanflow.step import Step, checked_id
+from spanflow.step import Step
 from spanflow.stores.memory import MemoryStore
 from spanflow.tool import Tool
 
@@ -111,8 +114,8 @@ class Workflow(Generic[In_contra, Out_co]):
             input=given,
             output=given.annotation,
             declared_output=None if output is None else Schema(output),
-            state=None if state is None else Schema(state),
-            retry=retry or NO_RETRY,
+            state=None if state is None else Schema(_checked_state(state, id)),
+            retry=checked_retry(retry, f"workflow {id!r}") or NO_RETRY,
         )
 
     @property
@@ -411,6 +414,14 @@ class Workflow(Generic[In_contra, Out_co]):
     def __repr__(self) -> str:
         definition = self._definition
         return f"<Workflow {self.id}: {definition.input.name} → {Schema(definition.output).name}>"
+
+
+def _checked_state(state: Any, id: str) -> type[BaseModel]:
+    if not (isinstance(state, type) and issubclass(state, BaseModel)):
+        raise DefinitionError(
+            f"Workflow {id!r}: state={annotation_name(state)} must be a pydantic model: class State(BaseModel)."
+        )
+    return state
 
 
 def _locals() -> dict[str, Any]:
