@@ -1,9 +1,13 @@
 """The fake clock: order of deadlines, time that stands still, months in milliseconds."""
 
 import asyncio
+import concurrent.futures
+import gc
+import socket
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,6 +18,8 @@ from hypothesis import strategies as st
 
 from spanflow import InvalidInput, Retry, Runtime, SpanflowError, Workflow, step
 from spanflow.testing import FakeClock
+from spanflow.testing.clock import FakeTimeout
+from spanflow.testing.threads import pools_are_busy
 
 SECOND = 1_000_000_000  # ns
 DAY = 86_400.0  # s
@@ -94,6 +100,26 @@ async def test_a_moment_that_has_passed_is_not_waited_for() -> None:
     assert clock.waits == []
 
 
+async def test_time_does_not_jump_before_what_has_arrived_is_read() -> None:
+    clock = FakeClock()
+    diary = Diary(clock)
+    loop = asyncio.get_running_loop()
+    here, there = socket.socketpair()
+    here.setblocking(False)
+
+    async def wait_for_readable() -> None:
+        readable = loop.create_future()
+        loop.add_reader(here, lambda: readable.done() or readable.set_result(None))
+        there.send(b"now")
+        await readable
+        loop.remove_reader(here)
+        await diary.nap("received", 5)
+
+    with here, there:
+        await asyncio.gather(diary.nap("sleep", 10), wait_for_readable())
+    assert diary.entries == [("received", 5.0), ("sleep", 10.0)]
+
+
 async def test_time_does_not_jump_while_a_thread_works() -> None:
     clock = FakeClock(patience=30.0)
     diary = Diary(clock)
@@ -106,6 +132,18 @@ async def test_time_does_not_jump_while_a_thread_works() -> None:
 
     await asyncio.gather(diary.nap("sleep", 10), in_a_thread())
     assert diary.entries == [("thread", 5.0), ("sleep", 10.0)]
+
+
+def test_work_that_no_thread_has_taken_yet_counts_as_work() -> None:
+    go = threading.Event()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        for _ in range(50):
+            pool.submit(int).result()
+            done = pool.submit(go.wait)
+            assert pools_are_busy()
+            go.set()
+            done.result()
+            go.clear()
 
 
 async def test_a_thread_that_has_finished_holds_up_nothing() -> None:
@@ -149,6 +187,35 @@ def test_one_clock_serves_several_loops_in_sequence() -> None:
     assert clock.now == datetime(2026, 5, 1, 3, tzinfo=UTC)
 
 
+def test_loops_that_are_closed_are_forgotten() -> None:
+    clock = FakeClock()
+
+    async def nap() -> "weakref.ref[asyncio.AbstractEventLoop]":
+        await clock.sleep_until(clock.time_ns() + SECOND)
+        return weakref.ref(asyncio.get_running_loop())
+
+    loops = [asyncio.run(nap()) for _ in range(5)]
+    gc.collect()
+    assert [loop() for loop in loops[:-1]] == [None] * 4
+
+
+async def test_timeouts_that_were_not_needed_are_forgotten() -> None:
+    clock = FakeClock(auto=False)
+    nap = asyncio.create_task(clock.sleep_until(clock.time_ns() + SECOND))
+    await asyncio.sleep(0)
+
+    async def need_no_timeout() -> "weakref.ref[FakeTimeout]":
+        async with clock.timeout(60) as limit:
+            return weakref.ref(limit)
+
+    limits = [await need_no_timeout() for _ in range(100)]
+    assert clock.waits == [1.0]
+    gc.collect()
+    assert len([limit for limit in limits if limit() is not None]) <= 2
+    await clock.advance(1)
+    assert nap.done()
+
+
 def test_a_loop_that_was_left_with_sleepers_does_not_disturb_the_next() -> None:
     clock = FakeClock()
 
@@ -177,12 +244,16 @@ def test_a_loop_that_does_not_tell_whether_it_is_idle_is_given_turns() -> None:
     clock = FakeClock()
     diary = Diary(clock)
 
+    async def work() -> None:
+        await rest(30)
+        diary.note("work")
+
     async def main() -> None:
-        await asyncio.gather(diary.nap("b", 2), diary.nap("a", 1, 3), rest(30))
+        await asyncio.gather(diary.nap("b", 2), diary.nap("a", 1, 3), work())
 
     with asyncio.Runner(loop_factory=SecretiveLoop) as runner:
         runner.run(main())
-    assert diary.entries == [("a", 1.0), ("b", 2.0), ("a", 4.0)]
+    assert diary.entries == [("work", 0.0), ("a", 1.0), ("b", 2.0), ("a", 4.0)]
 
 
 async def test_no_task_and_no_callback_is_left_behind() -> None:
@@ -368,6 +439,8 @@ async def test_a_clock_that_moves_by_itself_may_be_advanced_too() -> None:
     await clock.advance_to(clock.now + timedelta(seconds=30))
     assert clock.waits == [70.0]
     await nap
+    await rest()
+    await clock.advance(30)
     assert diary.entries == [("nap", 100.0)]
 
 
@@ -437,7 +510,7 @@ def flaky(failures: int) -> Any:
     """Make a step that fails so often before it succeeds."""
     left = [failures]
 
-    @step(id="flaky", retry=Retry(max_attempts=failures + 1, delay=3600, backoff=2, jitter=False, max_delay=DAY))
+    @step(id="flaky", retry=Retry(max_attempts=failures + 1, delay=3600, backoff=2, jitter=0.0, max_delay=DAY))
     async def fail(value: int) -> int:
         if left[0]:
             left[0] -= 1

@@ -121,7 +121,7 @@ def failing(id: str, *, wakes: threading.Event | None = None, waits_for: threadi
     """Make a step that fails once, in a thread, after another has."""
     tried: list[int] = []
 
-    @step(id=id, retry=Retry(max_attempts=2, delay=0.001, jitter=False))
+    @step(id=id, retry=Retry(max_attempts=2, delay=0.001, jitter=0.0))
     def fail(value: int) -> int:
         if waits_for is not None:
             assert waits_for.wait(10)
@@ -208,6 +208,21 @@ async def test_several_traces_are_drawn_in_the_order_in_which_they_began(traces:
     await start(Workflow("a", input=int).then(double))
     assert traces.tree() == "invoke_workflow b\n└── step increment\ninvoke_workflow a\n└── step double"
     assert [f"{root.name}" for root in traces.roots] == ["invoke_workflow b", "invoke_workflow a"]
+
+
+async def test_steps_of_one_run_do_not_stand_where_those_of_another_did(traces: Traces) -> None:
+    await start(Workflow("one", input=int).then(increment).then(double))
+    await start(Workflow("two", input=int).then(double).then(increment))
+    assert traces.tree().splitlines()[3:] == ["invoke_workflow two", "├── step double", "└── step increment"]
+
+
+async def test_a_run_that_was_resumed_stands_where_it_began(traces: Traces) -> None:
+    first = await Workflow("first", input=int).then(approve).create_run()
+    await first.start(1)
+    await start(Workflow("second", input=int).then(double))
+    await first.resume(True)
+    assert [root.name for root in traces.roots] == ["invoke_workflow first", "invoke_workflow second"]
+    assert traces.tree().startswith("invoke_workflow first")
 
 
 # --- lookups
@@ -405,15 +420,19 @@ async def test_a_run_that_outlives_its_block_does_not_land_in_the_next() -> None
 
 
 async def test_a_run_that_began_while_nobody_looked_stays_unseen() -> None:
+    @step
+    async def work(value: int) -> int:
+        with tracer().start_as_current_span("outer"), tracer().start_as_current_span("inner"):
+            return value
+
     with capture_traces():
         pass  # from here on, spans are made
-    workflow = Workflow("unseen", input=int).wait_for_event("go").map(lambda _: 1).then(ask)
-    run = await workflow.create_run()
+    run = await Workflow("unseen", input=int).wait_for_event("go", int).then(work).create_run()
     result = asyncio.create_task(run.start(1))
     await asyncio.sleep(0)
     with capture_traces() as traces:
-        await run.send_event("go")
-        await result
+        await run.send_event("go", 1)
+        assert (await result).unwrap() == 1
     assert traces.tree() == ""
 
 

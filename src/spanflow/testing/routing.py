@@ -63,24 +63,20 @@ class Router(SpanProcessor):
     def _owner(self, span: Span, above: trace.Span) -> Recording | None:
         """Find whose a starting span is, and remember it for its children."""
         last = self._open[-1] if self._open else None
-        if span.parent is None or not isinstance(above, ReadableSpan):  # no parent, a remote one, a run taken up again
-            owner = last
-            keep = owner is not None or _is_ours(span)
-        elif above in self._owners:
-            owner = self._owners[above]
-            keep = True
-        else:
-            owner = None if _is_ours(above) else last
-            keep = owner is not None
-            if owner is not None:
+        if above in self._owners or _is_ours(above):  # a run that began while nobody was recording is nobody's
+            owner = self._owners[span] = self._owners.get(above)
+        elif last is not None:  # no parent, a remote one, one from before, or a run that is taken up again
+            owner = self._owners[span] = last
+            if isinstance(above, ReadableSpan):
                 owner.outside.add(key_of(above.context))
-        if keep:  # also None: what follows from a run that began while nobody was recording is nobody's
-            self._owners[span] = owner
+        else:
+            owner = None
         return owner
 
 
-def _is_ours(span: ReadableSpan) -> bool:
-    scope = span.instrumentation_scope
+def _is_ours(span: trace.Span) -> bool:
+    """Tell whether a span was made by spanflow, and in this process."""
+    scope = span.instrumentation_scope if isinstance(span, ReadableSpan) else None
     return scope is not None and scope.name == names.SCOPE
 
 

@@ -129,7 +129,14 @@ class Timers:
         delay = self._unrest(waiter)
         if delay is None:
             delay = 0.0
-            self._move(waiter, journey)
+            self._quiet_turns = 0
+            self.time.use()
+            if waiter is not None:
+                self._wake_with(waiter)
+            elif journey is not None:
+                self.time.now = journey.target
+                journey.arrived.set_result(None)
+                return
         self._look_handle = self.loop.call_later(delay, self._look, context=Context())
 
     def _next(self) -> Waiter | None:
@@ -164,18 +171,9 @@ class Timers:
         enough = _BLIND_TURNS if ready is None else _QUIET_TURNS
         return self._quiet_turns >= enough or self._busy_turns > _SPINNING_TURNS
 
-    def _move(self, waiter: Waiter | None, journey: Journey | None) -> None:
-        """Move time to the next deadline and wake all who wait for it, else to where ``advance`` goes."""
-        self._quiet_turns = 0
-        self.time.use()
-        if waiter is not None:
-            self.time.now = max(self.time.now, waiter.deadline)
-            self._wake_with(waiter)
-        elif journey is not None:
-            self.time.now = journey.target
-            journey.arrived.set_result(None)
-
     def _wake_with(self, first: Waiter) -> None:
+        """Move time to a deadline, and wake all who wait for it."""
+        self.time.now = max(self.time.now, first.deadline)
         while (found := self._next()) is not None:
             if (found.deadline, found.is_timeout) != (first.deadline, first.is_timeout):
                 return

@@ -136,8 +136,8 @@ class Traces:
         firsts: dict[tuple[Key, str], int] = {}
         ranks: dict[Key, tuple[int, int]] = {}
         for position, span in enumerate(self._in_order()):
-            group = _group(span)
-            first = position if group is None else firsts.setdefault((key_of(span.parent), group), position)
+            path = (span.attributes or {}).get(names.STEP_PATH)  # the waits between its attempts have it, too
+            first = position if path is None else firsts.setdefault((key_of(span.parent), str(path)), position)
             ranks[key_of(span.context)] = (-1 if span.name == names.RUN_STARTED else first, position)
         return ranks
 
@@ -163,12 +163,3 @@ def _below_remote(span: "ReadableSpan") -> "ReadableSpan":
         start_time=span.start_time,
         end_time=span.end_time,
     )
-
-
-def _group(span: "ReadableSpan") -> str | None:
-    """Return what a span belongs to: the path of its step, also for the waits between the step's attempts."""
-    found = span.attributes or {}
-    path = found.get(names.STEP_PATH)
-    if path is not None and found.get(names.WAIT_REASON) == "retry":
-        return str(path).removesuffix("/retry")
-    return None if path is None else str(path)
