@@ -52,7 +52,7 @@ class TracingOptions:
     baggage_keys: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        if self.metadata:
+        if self.metadata or self.metadata is None:  # pyright: ignore[reportUnnecessaryComparison]  # untyped callers
             object.__setattr__(self, "metadata", as_json(self.metadata))
         _require_hex("trace_id", self.trace_id, 32)
         _require_hex("parent_span_id", self.parent_span_id, 16)
