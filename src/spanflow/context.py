@@ -1,6 +1,6 @@
 """What user code sees inside a step: ``StepContext``, and the context variable that holds the current one."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping
 from contextvars import ContextVar
 from types import MappingProxyType, UnionType
 from typing import Any, Generic, NoReturn, Protocol, overload
@@ -139,7 +139,18 @@ class StepContext(Generic[DepsT_co]):
         Ahoy Ada, from greet, attempt 1
     """
 
-    __slots__ = ("_calls", "_place", "_suspends", "attempt", "ended", "path", "scope", "step_id")
+    __slots__ = (
+        "_calls",
+        "_place",
+        "_suspends",
+        "attempt",
+        "calls_from",
+        "ended",
+        "open_streams",
+        "path",
+        "scope",
+        "step_id",
+    )
 
     def __init__(self, place: Place, scope: Scope, step_id: str, path: str, attempt: int) -> None:
         self._place = place
@@ -149,7 +160,9 @@ class StepContext(Generic[DepsT_co]):
         self.step_id = step_id
         self.path = path
         self.attempt = attempt
+        self.calls_from = path
         self.ended = False
+        self.open_streams: list[AsyncGenerator[Any, None]] | None = None
 
     @property
     def run_id(self) -> str:
@@ -281,7 +294,18 @@ class StepContext(Generic[DepsT_co]):
     def next_call(self) -> str:
         """Return the path of the next tool call of this attempt."""
         number, self._calls = self._calls, self._calls + 1
-        return f"{self.path}/tool:{number}"
+        return f"{self.calls_from}/tool:{number}"
+
+    def opened(self, stream: AsyncGenerator[Any, None]) -> None:
+        """Remember a tool's stream that the step iterates over, to be closed before the step ends."""
+        if self.open_streams is None:
+            self.open_streams = []
+        self.open_streams.append(stream)
+
+    async def close_streams(self) -> None:
+        """Close what the step left early."""
+        for stream in self.open_streams or ():
+            await stream.aclose()
 
     def record(self, kind: type[Envelope], payload: dict[str, Any], span_id: int | None, at: int) -> None:
         """Record an event of this step; what a thread or task of it does after the step's end is no event."""

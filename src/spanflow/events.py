@@ -208,68 +208,94 @@ class Envelope(_Frozen):
 
 
 class Start(Envelope):
+    """The run has started, or a stretch of it has begun with an answer (``payload.resumed``)."""
+
     type: Literal["start"] = "start"
     payload: StartPayload
 
 
 class StepStart(Envelope):
+    """An attempt of a step, or a nested run or foreach, has started."""
+
     type: Literal["step-start"] = "step-start"
     payload: StepStartPayload
 
 
 class StepOutput(Envelope):
+    """What ``ctx.emit`` was given. A delta: only streamed."""
+
     lifecycle = False
     type: Literal["step-output"] = "step-output"
     payload: StepOutputPayload
 
 
 class ToolCall(Envelope):
+    """A tool is called."""
+
     type: Literal["tool-call"] = "tool-call"
     payload: ToolCallPayload
 
 
 class ToolCallStreamingStart(Envelope):
+    """A tool begins to stream its output, or a model the arguments of a call."""
+
     type: Literal["tool-call-streaming-start"] = "tool-call-streaming-start"
     payload: ToolCallStreamingStartPayload
 
 
 class ToolCallDelta(Envelope):
+    """A piece of a tool's output, or of the argument text of a model's call. A delta: only streamed."""
+
     lifecycle = False
     type: Literal["tool-call-delta"] = "tool-call-delta"
     payload: ToolCallDeltaPayload
 
 
 class ToolResultEvent(Envelope):
+    """A tool call is over."""
+
     type: Literal["tool-result"] = "tool-result"
     payload: ToolResultPayload
 
 
 class StepRetry(Envelope):
+    """An attempt failed and another one follows after the delay."""
+
     type: Literal["step-retry"] = "step-retry"
     payload: StepRetryPayload
 
 
 class StepSuspended(Envelope):
+    """A step waits for an answer."""
+
     type: Literal["step-suspended"] = "step-suspended"
     payload: StepSuspendedPayload
 
 
 class StepWaiting(Envelope):
+    """A sleep or a wait for an event has begun."""
+
     type: Literal["step-waiting"] = "step-waiting"
     payload: StepWaitingPayload
 
 
 class StepResultEvent(Envelope):
+    """A step has its result."""
+
     type: Literal["step-result"] = "step-result"
     payload: StepResultPayload
 
 
 class StepFinish(Envelope):
+    """A step is over; always right after its result."""
+
     type: Literal["step-finish"] = "step-finish"
     payload: StepFinishPayload
 
 
 class Finish(Envelope):
+    """The run has ended, or suspended. The last event of every stream."""
+
     type: Literal["finish"] = "finish"
     payload: FinishPayload
 
@@ -342,11 +368,9 @@ class Entry:
 
     def _built(self) -> Event:
         shape = _SHAPES.get(self.kind) or _shape(self.kind)
-        event: Any = _trusted(
+        built: Any = _trusted(
             self.kind,
             {
-                **shape.defaults,
-                "payload": _trusted(shape.payload, {**shape.payload_defaults, **self.payload}, set(self.payload)),
                 "run_id": self.run.run_id,
                 "seq": self.seq,
                 "timestamp": self.timestamp,
@@ -354,9 +378,12 @@ class Entry:
                 "span_id": None if self.span_id is None else f"{self.span_id:016x}",
                 "path": self.path,
                 "changes": None if self.changes is None else Changes(**self.changes),
+                "type": shape.type,
+                "payload": _trusted(shape.payload, {**shape.payload_defaults, **self.payload}, set(self.payload)),
             },
             shape.given if self.changes is None else {*shape.given, "changes"},
         )
+        event: Event = built
         return event
 
 
@@ -365,7 +392,7 @@ class _Shape(NamedTuple):
 
     payload: type[BaseModel]
     payload_defaults: dict[str, Any]
-    defaults: dict[str, Any]
+    type: str
     given: set[str]
 
 
@@ -378,7 +405,7 @@ def _shape(kind: type[Envelope]) -> _Shape:
     payload_defaults = {
         name: field.get_default(call_default_factory=True) for name, field in payload.model_fields.items()
     }
-    shape = _Shape(payload, payload_defaults, {"type": fields["type"].default}, set(fields) - {"changes"})
+    shape = _Shape(payload, payload_defaults, fields["type"].default, set(fields) - {"changes"})
     _SHAPES[kind] = shape
     return shape
 

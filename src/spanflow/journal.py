@@ -6,10 +6,10 @@ it. Events that are recorded between two flushes share one append, so a step cos
 
 import asyncio
 from collections.abc import Awaitable, Generator
-from typing import Any
+from typing import Any, cast
 
 from spanflow.events import Entry, Envelope, RunIds
-from spanflow.ports import AppendNow, RunRecord, Store
+from spanflow.ports import AppendNow, RunRecord, Store, append_now_of
 from spanflow.state import RunState
 from spanflow.stream import Feed
 
@@ -23,7 +23,7 @@ class _Done:
         return _NOTHING
 
 
-_NOTHING: Any = iter(())
+_NOTHING = cast("Generator[None, None, None]", iter(()))
 _DONE = _Done()
 
 
@@ -44,7 +44,7 @@ class Journal:
         self._loop = asyncio.get_running_loop()
         self._scheduled = False
         self._flushes: set[asyncio.Task[None]] = set()
-        self._append_now: AppendNow | None = getattr(store, "append_now", None)
+        self._append_now: AppendNow | None = append_now_of(store)
 
     def record(self, kind: type[Envelope], payload: dict[str, Any], path: str, span_id: int | None, at: int) -> None:
         """Number a lifecycle event and apply it. It is stored and published with the next flush."""

@@ -65,6 +65,15 @@ class AppendNow(Protocol):
     def __call__(self, run_id: str, entries: Sequence[Entry], expected_seq: int) -> None: ...
 
 
+def append_now_of(store: "Store") -> AppendNow | None:
+    """Return a store's ``append_now``, unless a subclass has given ``append`` another meaning."""
+    for kind in type(store).__mro__:
+        if "append" in vars(kind):
+            found: AppendNow | None = getattr(store, "append_now", None) if "append_now" in vars(kind) else None
+            return found
+    return None
+
+
 class Store(Protocol):
     """Where journals live.
 

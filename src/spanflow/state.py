@@ -98,6 +98,11 @@ class RunState:
         return {path: self.steps[path].payload for path in sorted(self.waiting, key=self._suspended_at)}
 
     @property
+    def unfinished(self) -> bool:
+        """Whether a step waits for an answer: then the frames around it are open too."""
+        return bool(self.waiting)
+
+    @property
     def ended(self) -> bool:
         return self.status in ("success", "failed", "canceled")
 

@@ -290,7 +290,10 @@ class ToolStream(Generic[Delta_co, Out_co]):
         return self._result().__await__()
 
     def __aiter__(self) -> AsyncIterator[Delta_co]:
-        return self._deltas()
+        deltas, step = self._deltas(), current_step()
+        if step is not None:
+            step.opened(deltas)
+        return deltas
 
     async def _result(self) -> Any:
         """Run the tool to its end inside its span, and return the result."""

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from spanflow.clock import Clock
 from spanflow.context import Place, T, enter_step
 from spanflow.definition import Definition
+from spanflow.engines.closing import close_open
 from spanflow.engines.local_ops import LocalOps
 from spanflow.errors import InvalidOutput, RunConflict
 from spanflow.events import Envelope, Finish, FinishStatus, Resumed, Start, StepError
@@ -223,6 +224,8 @@ class Drive:
         if status == "suspended":
             root.announce()
         else:
+            if self.state.unfinished:
+                close_open(self, at)
             if status == "success":
                 root.capture_output(names.RUN_OUTPUT, value.data, definition.output)
             error = outcome.exception if isinstance(outcome, Failed) else None

@@ -17,7 +17,13 @@ from spanflow.ports import Message
 from spanflow.schema import Schema
 from spanflow.state import StepResult
 from spanflow.tracing import metrics, names
-from spanflow.tracing.spans import Link, Scope
+from spanflow.tracing.spans import Histogram, Link, Scope
+
+Measured = tuple[Histogram, str]
+"""A histogram, and the attribute that says of what."""
+
+STEP: Measured = (metrics.step_duration, names.STEP_ID)
+WORKFLOW: Measured = (metrics.workflow_duration, names.WORKFLOW_NAME)
 
 
 class Driver(RunSide, Protocol):
@@ -86,6 +92,7 @@ class Inside:
         status: ResultStatus,
         output: Value | None = None,
         failed: Failed | None = None,
+        measured: Measured | None = STEP,
     ) -> None:
         """Record the result of an attempt or frame, and end its span."""
         at = self.drive.clock.time_ns()
@@ -93,8 +100,9 @@ class Inside:
         error = None if failed is None else failed.exception
         if status == "canceled" or status == "bailed":
             scope.note({names.STEP_STATUS: status})
-        if scope.measures:
-            scope.measure(metrics.step_duration, duration, {names.STEP_ID: id}, error)
+        if scope.measures and measured is not None:
+            histogram, attribute = measured
+            scope.measure(histogram, duration, {attribute: id}, error)
         scope.end(at, error)
         result: dict[str, Any] = {"id": id, "status": status}
         if output is not None:
@@ -116,9 +124,15 @@ class Inside:
         self.journal.record(StepFinish, finish, path, span_id, at)
         self.journal.flush_soon()
 
-    async def ask(self, path: str, name: str, value: Value) -> Value | Failed:
-        """Call a function of the plan that is no step: in the frame's own span, without events."""
+    async def ask(self, key: str, name: str, value: Value) -> Value | Failed:
+        """Call a function of the plan that is no step: in the frame's own span, without events.
+
+        ``key`` is the path it decides for, with a ``?`` behind it that no step's path has: its tool calls are told
+        apart by it from those of the step.
+        """
+        path = key.rpartition("?")[0]
         ctx: StepContext[Any] = StepContext(self.place, self.scope, name, path, 1)
+        ctx.calls_from = key
         try:
             return Value(await attempt(self.definition.step(name), value.data, ctx, self.drive.clock), None)
         except Exception as error:

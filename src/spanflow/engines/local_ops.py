@@ -9,10 +9,10 @@ from pydantic import ValidationError
 from spanflow.context import Place
 from spanflow.definition import Definition
 from spanflow.engines import waits
-from spanflow.engines.inside import Driver, Inside, position_attributes, start_payload
+from spanflow.engines.inside import WORKFLOW, Driver, Inside, position_attributes, start_payload
 from spanflow.engines.steps import run_step
 from spanflow.errors import InvalidInput, InvalidOutput
-from spanflow.events import Ref, StepStart
+from spanflow.events import Ref, ResultStatus, StepStart
 from spanflow.explain import describe
 from spanflow.failure import failure
 from spanflow.interpret import (
@@ -67,7 +67,7 @@ class LocalOps:
         known = inside.drive.state.decisions.get(key)
         if known is not None:
             return bool(known)
-        answer = await inside.ask(key.rpartition("?")[0], name, value)
+        answer = await inside.ask(key, name, value)
         if isinstance(answer, Failed):
             return answer
         try:
@@ -195,20 +195,25 @@ class LocalOps:
             return outcome
         scope.revive()
         scope.note({names.SUCCEEDED: children.succeeded, names.FAILED: children.failed})
+        measured = WORKFLOW if frame.kind == "workflow" else None
+        status: ResultStatus = "success"
+        output: Value | None = None
+        failed: Failed | None = None
         match outcome:
             case Value():
-                inside.end(frame.id, path, 1, scope, started_at, "success", outcome)
-                return Value(outcome.data, path)
+                output = outcome
             case Failed():
+                status, failed = "failed", outcome
                 if outcome.recorded:
                     scope.recorded = outcome.exception
-                inside.end(frame.id, path, 1, scope, started_at, "failed", failed=outcome)
-                return Failed(outcome.problem)
             case Bailed():
-                inside.end(frame.id, path, 1, scope, started_at, "bailed", outcome.value)
+                status, output = "bailed", outcome.value
             case Canceled():
-                inside.end(frame.id, path, 1, scope, started_at, "canceled")
-        return outcome
+                status = "canceled"
+        inside.end(frame.id, path, 1, scope, started_at, status, output, failed, measured)
+        if output is not None and status == "success":
+            return Value(output.data, path)
+        return outcome if failed is None else Failed(failed.problem)
 
     def _checked(self, path: str, definition: Definition, outcome: Value) -> Value | Failed:
         """Validate the result of a nested workflow against the output it declares."""

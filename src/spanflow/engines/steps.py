@@ -62,11 +62,13 @@ async def _attempt(
         try:
             output = await attempt(step, value.data, ctx, drive.clock)
         finally:
+            if ctx.open_streams is not None:
+                await ctx.close_streams()
             ctx.ended = True
     except Exception as error:
         return await _failed(inside, step, path, number, failures, scope, at, error)
     except SuspendSignal as signal:
-        return _suspended(inside, id, path, scope, signal)
+        return _suspended(inside, id, path, scope, at, signal)
     except BailSignal as signal:
         inside.end(id, path, number, scope, at, "bailed", Value(signal.value, None))
         return Bailed(Value(signal.value, path))
@@ -120,8 +122,10 @@ async def _failed(
     return _AGAIN
 
 
-def _suspended(inside: Inside, id: str, path: str, scope: Scope, signal: SuspendSignal) -> Outcome:
+def _suspended(inside: Inside, id: str, path: str, scope: Scope, started_at: int, signal: SuspendSignal) -> Outcome:
     at = inside.now()
+    if scope.measures:
+        scope.measure(metrics.step_duration, (at - started_at) / 1e9, {names.STEP_ID: id}, None)
     scope.note({names.STEP_STATUS: "suspended"})
     scope.end(at)
     inside.drive.resume_schemas[path] = signal.resume

@@ -127,7 +127,7 @@ async def _wake_time(inside: Inside, node: SleepNode, path: str, value: Value, a
     if node.seconds is not None:
         return at + int(node.seconds * 1e9)
     by_seconds = f"{node.id}#seconds" in inside.definition.bindings
-    told = await inside.ask(path, f"{node.id}#{'seconds' if by_seconds else 'until'}", value)
+    told = await inside.ask(f"{path}?", f"{node.id}#{'seconds' if by_seconds else 'until'}", value)
     if isinstance(told, Failed):
         return told
     if by_seconds and isinstance(told.data, (int, float)) and 0 <= told.data < float("inf"):

@@ -43,8 +43,9 @@ def _starter(sdk: Any, tracer: Any, sampler: Any) -> StartChild:
         name: str, above: SpanContext, parent: Context, span_id: int, attributes: Mapping[str, Any], at: int
     ) -> Span:
         if not tracer._tracer_config.is_enabled:
-            return public(name, parent, attributes=attributes, start_time=at)
-        span: Any = make(
+            fallback: Span = public(name, parent, attributes=attributes, start_time=at)
+            return fallback
+        span: Span = make(
             name,
             SpanContext(above.trace_id, span_id, False, above.trace_flags, above.trace_state),
             above,
@@ -63,7 +64,8 @@ def _starter(sdk: Any, tracer: Any, sampler: Any) -> StartChild:
             tracer._instrumentation_scope,
             record_end_metrics=tracer._tracer_metrics.start_span(above, keep),
         )
-        span.start(at, parent)
+        begin: Any = span
+        begin.start(at, parent)
         return span
 
     return start

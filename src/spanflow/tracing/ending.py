@@ -9,6 +9,7 @@ import asyncio
 import os
 import queue
 import threading
+from functools import partial
 
 from opentelemetry.trace import Span
 
@@ -71,7 +72,7 @@ class SpanEnder:
             item = self._queue.get()
             if isinstance(item, tuple):
                 span, end_time = item
-                guarded(lambda span=span, end_time=end_time: span.end(end_time))
+                guarded(partial(span.end, end_time))
             else:
                 item.set()
             self._queue.task_done()

@@ -16,8 +16,9 @@ from typing import Any, ClassVar
 from opentelemetry import context as context_api
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.metrics import Histogram
-from opentelemetry.trace import INVALID_SPAN, Link, NonRecordingSpan, Span, SpanContext, Status, StatusCode, Tracer
+from opentelemetry.metrics import Histogram as Histogram
+from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, Span, SpanContext, Status, StatusCode, Tracer
+from opentelemetry.trace import Link as Link
 from opentelemetry.trace.span import TraceFlags
 
 from spanflow.tracing import metrics, names
