@@ -110,7 +110,8 @@ async def test_time_does_not_jump_before_what_has_arrived_is_read() -> None:
     async def wait_for_readable() -> None:
         readable = loop.create_future()
         loop.add_reader(here, lambda: readable.done() or readable.set_result(None))
-        there.send(b"now")
+        await rest(5)
+        there.send(b"now")  # readable from the loop's next turn on
         await readable
         loop.remove_reader(here)
         await diary.nap("received", 5)
@@ -139,10 +140,11 @@ def test_work_that_no_thread_has_taken_yet_counts_as_work() -> None:
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         for _ in range(50):
             pool.submit(int).result()
-            done = pool.submit(go.wait)
-            assert pools_are_busy()
+            done = pool.submit(go.wait, 10)
+            busy = pools_are_busy()
             go.set()
-            done.result()
+            assert done.result()
+            assert busy
             go.clear()
 
 
