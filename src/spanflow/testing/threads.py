@@ -3,7 +3,9 @@
 import concurrent.futures.thread as pool
 import sys
 import threading
+from collections.abc import Callable
 from types import CodeType, FrameType
+from typing import Any
 
 # The loop that each thread of a ThreadPoolExecutor runs: asyncio.to_thread and run_in_executor end up there.
 _WORK: CodeType = getattr(pool, "_worker").__code__  # noqa: B009  # private, so pyright refuses the attribute
@@ -17,11 +19,19 @@ def pools_are_busy() -> bool:
 
 
 def _is_busy(frame: FrameType | None) -> bool:
-    if frame is not None and frame.f_code is _WORK:  # waits for work; there may be some that it has not taken yet
-        queue = frame.f_locals.get("work_queue")
-        return queue is not None and queue.qsize() > 0
+    if frame is not None and frame.f_code is _WORK:  # waits for work; some may be on its way to it
+        refer: Callable[[], Any] | None = frame.f_locals.get("executor_reference")
+        return refer is not None and _has_unstarted_work(refer())
     while frame is not None:
         if frame.f_code is _WORK:
             return True
         frame = frame.f_back
     return False
+
+
+def _has_unstarted_work(executor: Any) -> bool:
+    """Tell whether work waits in the queue of a pool or, from Python 3.13 on, was handed to a thread that sleeps."""
+    if executor is None:
+        return False
+    idle = getattr(getattr(executor, "_idle_semaphore", None), "_value", 0)  # threads that were given nothing
+    return executor._work_queue.qsize() > 0 or idle < len(executor._threads)
