@@ -528,7 +528,6 @@ async def test_arguments_that_do_not_fit_are_an_error_of_the_tools_span(traces: 
     assert [(name, type) for name, type, _ in recorded(traces)] == [("execute_tool weigh", kind)]
 
 
-@pytest.mark.xfail(strict=True, reason="tool calls of conditions take the ids of the step's")
 async def test_a_condition_and_the_step_of_its_loop_may_both_call_tools(traces: Traces) -> None:
     @step
     async def use(value: int) -> int:
@@ -544,7 +543,6 @@ async def test_a_condition_and_the_step_of_its_loop_may_both_call_tools(traces: 
     assert len({attributes(each)["gen_ai.tool.call.id"] for each in calls}) == 4
 
 
-@pytest.mark.xfail(strict=True, reason="tool calls of two conditions have the same ids")
 async def test_two_conditions_of_a_branch_may_both_call_tools(traces: Traces) -> None:
     async def light(value: int) -> bool:
         return await weigh(item=value) < 3
@@ -909,7 +907,6 @@ async def test_a_nested_run_that_is_canceled_after_a_resume_keeps_its_counts(tra
     assert (found["spanflow.succeeded"], found["spanflow.failed"]) == (2, 0)
 
 
-@pytest.mark.xfail(strict=True, reason="frames of suspended steps are not ended")
 async def test_a_suspended_run_that_is_canceled_leaves_no_orphan_and_no_unnamed_gap(traces: Traces) -> None:
     clock = FakeClock()
     shop = Workflow("shop", input=list[int]).foreach(workflow("inner").then(same).then(ask))
@@ -923,7 +920,6 @@ async def test_a_suspended_run_that_is_canceled_leaves_no_orphan_and_no_unnamed_
     assert attributes(traces.one("invoke_workflow inner"))["spanflow.succeeded"] == 1
 
 
-@pytest.mark.xfail(strict=True, reason="frames of suspended steps are not ended")
 @pytest.mark.parametrize("ending", ["fail", "bail", "abort"])
 async def test_a_run_that_ends_beside_a_suspended_arm_leaves_no_orphan(traces: Traces, ending: str) -> None:
     suspended = asyncio.Event()

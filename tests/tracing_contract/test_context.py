@@ -1,0 +1,848 @@
+"""Who is whose child: code inside a run stands below the right span, and nobody outside of it ever does."""
+
+import asyncio
+import gc
+import logging
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
+from contextvars import ContextVar
+from typing import Any
+
+import httpx
+import pytest
+from opentelemetry import context, propagate, trace
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from spanflow import Event, StepContext, ToolResult, Workflow, step, tool
+from spanflow.testing import FakeClock, Traces
+from tests.tracing_contract.reading import attributes, check, parent_id, span_id, trace_id
+
+user = trace.get_tracer("user")
+
+
+@step
+async def same(value: int) -> int:
+    return value
+
+
+@step
+async def open_one(value: int) -> int:
+    with user.start_as_current_span(f"mine {value}"):
+        await asyncio.sleep(0)
+    return value
+
+
+@tool
+async def weigh(item: int) -> int:
+    """Weigh an item."""
+    with user.start_as_current_span("scales"):
+        return item
+
+
+@tool
+def weigh_now(item: int) -> int:
+    """Weigh an item, blocking."""
+    with user.start_as_current_span("scales"):
+        return item
+
+
+@tool
+async def count(up_to: int) -> AsyncGenerator[int, None]:
+    """Count, one by one."""
+    for number in range(1, up_to + 1):
+        with user.start_as_current_span(f"count {number}"):
+            await asyncio.sleep(0)
+        yield number
+
+
+def shop() -> Workflow[int, int]:
+    return Workflow("shop", input=int)
+
+
+def parent_of(traces: Traces, name: str) -> str:
+    """Return the name of the span that the one span of this name is a child of."""
+    wanted = parent_id(traces.one(name))
+    (found,) = [span.name for span in traces.spans if span_id(span) == wanted]
+    return found
+
+
+@pytest.fixture(autouse=True)
+def no_failed_detach(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Nothing in this module may log, on `opentelemetry.context` least of all."""
+    caplog.set_level(logging.WARNING)
+    yield
+    gc.collect()
+    assert [record.getMessage() for record in caplog.get_records("call") if record.name != "asyncio"] == []
+
+
+# ---------------------------------------------------------------- the current span
+
+
+async def test_the_current_span_of_a_step_is_live(traces: Traces) -> None:
+    @step
+    async def look(value: int, ctx: StepContext) -> str:
+        span = ctx.tracing_context.current_span
+        assert span is trace.get_current_span()
+        assert span.is_recording()
+        span.set_attribute("passages", value)
+        span.add_event("looked")
+        return format(span.get_span_context().span_id, "016x")
+
+    result = await (await shop().then(look).create_run()).start(3)
+    span = traces.one("step look")
+    assert result.unwrap() == span_id(span)
+    assert attributes(span)["passages"] == 3
+    assert [event.name for event in span.events] == ["looked"]
+
+
+async def test_the_current_span_is_the_innermost_that_is_active(traces: Traces) -> None:
+    @step
+    async def look(value: int, ctx: StepContext) -> int:
+        with user.start_as_current_span("mine") as mine:
+            assert ctx.tracing_context.current_span is mine
+            ctx.tracing_context.current_span.set_attribute("inner", True)
+        ctx.tracing_context.current_span.set_attribute("inner", False)
+        return value
+
+    (await (await shop().then(look).create_run()).start(3)).unwrap()
+    assert attributes(traces.one("mine"))["inner"] is True
+    assert attributes(traces.one("step look"))["inner"] is False
+
+
+async def test_the_current_span_of_each_attempt_is_its_own(traces: Traces) -> None:
+    @step
+    async def look(value: int, ctx: StepContext) -> int:
+        ctx.tracing_context.current_span.set_attribute("seen", ctx.attempt)
+        return await ctx.suspend("?", resume=int)
+
+    run = await shop().then(look).create_run()
+    await run.start(1)
+    await run.resume(2)
+    assert [attributes(span)["seen"] for span in traces.find("step look")] == [1, 2]
+
+
+async def test_the_current_span_of_a_thread_is_live(traces: Traces) -> None:
+    @step
+    def look(value: int, ctx: StepContext) -> int:
+        assert threading.current_thread() is not threading.main_thread()
+        ctx.tracing_context.current_span.set_attribute("passages", value)
+        assert ctx.tracing_context.current_span is trace.get_current_span()
+        return value
+
+    (await (await shop().then(look).create_run()).start(3)).unwrap()
+    assert attributes(traces.one("step look"))["passages"] == 3
+
+
+async def test_the_current_span_of_a_condition_is_that_of_the_run_it_belongs_to(traces: Traces) -> None:
+    def fits(value: int, ctx: StepContext) -> bool:
+        ctx.tracing_context.current_span.set_attribute("asked", value)
+        return True
+
+    nested = Workflow("inner", input=int).branch((fits, same))
+    (await (await shop().then(nested).create_run()).start(3)).unwrap()
+    assert attributes(traces.one("invoke_workflow inner"))["asked"] == 3
+
+
+# ---------------------------------------------------------------- spans of the user's own
+
+
+async def test_a_span_opened_in_a_step_is_its_child(traces: Traces) -> None:
+    (await (await shop().then(open_one).create_run()).start(1)).unwrap()
+    check(traces)
+    assert parent_of(traces, "mine 1") == "step open_one"
+
+
+async def test_a_span_opened_in_a_step_that_runs_in_a_thread_is_its_child(traces: Traces) -> None:
+    @step
+    def work(value: int) -> int:
+        with user.start_as_current_span("mine"):
+            return weigh_now(item=value)
+
+    (await (await shop().then(work).create_run()).start(1)).unwrap()
+    check(traces)
+    assert parent_of(traces, "mine") == "step work"
+    assert parent_of(traces, "execute_tool weigh_now") == "mine"
+    assert parent_of(traces, "scales") == "execute_tool weigh_now"
+
+
+async def test_spans_of_tasks_that_a_step_starts_are_below_it(traces: Traces) -> None:
+    @step
+    async def spread(value: int) -> int:
+        async def job(number: int) -> int:
+            with user.start_as_current_span(f"job {number}"):
+                return await weigh(item=number)
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(job(number)) for number in range(3)]
+        return sum(task.result() for task in tasks)
+
+    assert (await (await shop().then(spread).create_run()).start(1)).unwrap() == 3
+    check(traces)
+    for number in range(3):
+        assert parent_of(traces, f"job {number}") == "step spread"
+    below = {parent_id(span) for span in traces.find("execute_tool weigh")}
+    assert below == {span_id(traces.one(f"job {number}")) for number in range(3)}
+
+
+async def test_tools_side_by_side_keep_their_own_children(traces: Traces) -> None:
+    @step
+    async def spread(value: int) -> int:
+        return sum(await asyncio.gather(weigh(item=1), weigh(item=2), weigh(item=3)))
+
+    (await (await shop().then(spread).create_run()).start(1)).unwrap()
+    check(traces)
+    tools = traces.find("execute_tool weigh")
+    assert {parent_id(span) for span in tools} == {span_id(traces.one("step spread"))}
+    assert {parent_id(span) for span in traces.find("scales")} == {span_id(span) for span in tools}
+
+
+@pytest.mark.parametrize("kind", ["async", "blocking"])
+async def test_a_span_opened_in_a_tool_is_its_child_also_when_the_tool_is_a_step(traces: Traces, kind: str) -> None:
+    workflow = shop().then(weigh) if kind == "async" else shop().then(weigh_now)
+    (await (await workflow.create_run()).start(1)).unwrap()
+    check(traces)
+    assert parent_of(traces, "scales").startswith("execute_tool weigh")
+
+
+async def test_spans_of_a_streaming_tool_are_its_children_and_those_of_its_reader_are_not(traces: Traces) -> None:
+    @step
+    async def read(value: int) -> int:
+        total = 0
+        async for number in count(up_to=value):
+            with user.start_as_current_span(f"reader {number}"):
+                total += number
+        with user.start_as_current_span("after"):
+            return total
+
+    assert (await (await shop().then(read).create_run()).start(2)).unwrap() == 3
+    check(traces)
+    for number in (1, 2):
+        assert parent_of(traces, f"count {number}") == "execute_tool count"
+        assert parent_of(traces, f"reader {number}") == "step read"
+    assert parent_of(traces, "after") == "step read"
+
+
+async def test_spans_of_a_streaming_tool_that_is_awaited_are_its_children(traces: Traces) -> None:
+    @step
+    async def read(value: int) -> int:
+        return await count(up_to=value)
+
+    assert (await (await shop().then(read).create_run()).start(2)).unwrap() == 2
+    check(traces)
+    assert {parent_of(traces, f"count {number}") for number in (1, 2)} == {"execute_tool count"}
+
+
+async def test_a_streaming_tool_that_holds_a_span_over_its_yields_ends_in_order(traces: Traces) -> None:
+    @tool
+    async def hold(up_to: int) -> AsyncGenerator[int, None]:
+        """Hold a span open over all yields, as careless code does."""
+        with user.start_as_current_span("held"):
+            for number in range(up_to):
+                yield number
+
+    @step
+    async def read(value: int) -> int:
+        last = 0
+        async for number in hold(up_to=value):
+            with user.start_as_current_span(f"reader {number}"):
+                last = number
+        with user.start_as_current_span("after"):
+            return last
+
+    (await (await shop().then(read).create_run()).start(2)).unwrap()
+    check(traces)
+    assert parent_of(traces, "held") == "execute_tool hold"
+    assert parent_of(traces, "reader 1") == "step read"
+    assert parent_of(traces, "after") == "step read"
+
+
+async def test_a_streaming_tool_that_is_left_early_ends_its_span(traces: Traces) -> None:
+    @step
+    async def read(value: int) -> int:
+        async for number in count(up_to=100):
+            if number == value:
+                return number
+        return 0
+
+    stream = await (await shop().then(read).create_run()).stream(2)
+    types = [event.type async for event in stream]
+    assert (await stream.get_workflow_state()).unwrap() == 2
+    check(traces)
+    assert types.count("tool-call") == types.count("tool-result") == 1
+    assert parent_of(traces, "execute_tool count") == "step read"
+
+
+async def test_streaming_tools_that_are_left_early_end_before_their_step_also_when_it_fails(traces: Traces) -> None:
+    @step
+    async def read(value: int) -> int:
+        outer = aiter(count(up_to=100))
+        first = await anext(outer)
+        async for number in count(up_to=50):
+            raise LookupError(f"{first} {number}")
+        return value
+
+    stream = await (await shop().then(read).create_run()).stream(2)
+    types = [event.type async for event in stream]
+    assert (await stream.get_workflow_state()).status == "failed"
+    check(traces)
+    assert len(traces.find("execute_tool count")) == 2
+    assert types.count("tool-call") == types.count("tool-result") == 2
+    assert types[-3:] == ["step-result", "step-finish", "finish"]
+
+
+async def test_a_streaming_tool_that_is_closed_early_ends_its_span(traces: Traces) -> None:
+    @step
+    async def read(value: int) -> int:
+        numbers = aiter(count(up_to=100))
+        first = await anext(numbers)
+        assert isinstance(numbers, AsyncGenerator)
+        await numbers.aclose()
+        with user.start_as_current_span("after"):
+            return first
+
+    (await (await shop().then(read).create_run()).start(2)).unwrap()
+    check(traces)
+    assert parent_of(traces, "after") == "step read"
+
+
+async def test_a_tool_result_ends_a_streaming_tool_and_its_span(traces: Traces) -> None:
+    @tool
+    async def answer(up_to: int) -> AsyncGenerator[str | ToolResult[int], None]:
+        """Say it, then give it."""
+        yield "thinking"
+        with user.start_as_current_span("inside"):
+            yield ToolResult(up_to)
+
+    @step
+    async def read(value: int) -> int:
+        found: Any = await answer(up_to=value)
+        return found
+
+    assert (await (await shop().then(read).create_run()).start(2)).unwrap() == 2
+    check(traces)
+    assert parent_of(traces, "inside") == "execute_tool answer"
+
+
+async def test_a_tool_called_inside_a_span_of_the_users_is_its_child(traces: Traces) -> None:
+    @step
+    async def use(value: int) -> int:
+        with user.start_as_current_span("mine"):
+            return await weigh(item=value)
+
+    (await (await shop().then(use).create_run()).start(2)).unwrap()
+    check(traces)
+    assert parent_of(traces, "execute_tool weigh") == "mine"
+    assert parent_of(traces, "mine") == "step use"
+
+
+async def test_spans_of_conditions_and_functions_are_below_the_run_they_belong_to(traces: Traces) -> None:
+    def open_and(result: Any, name: str) -> Callable[[Any], Any]:
+        def function(value: Any) -> Any:
+            with user.start_as_current_span(name):
+                return result
+
+        return function
+
+    async def again(value: int) -> bool:
+        with user.start_as_current_span("again?"):
+            await asyncio.sleep(0)
+            return False
+
+    nested = (
+        Workflow("inner", input=int)
+        .branch((open_and(True, "fits?"), same))
+        .do_while(same.with_id("body"), again)
+        .map(open_and(7, "reshape"), id="reshape")
+        .sleep(open_and(5, "how long?"))
+    )
+    run = await shop().then(nested).create_run(clock=FakeClock())
+    (await run.start(1)).unwrap()
+    check(traces)
+    for name in ("fits?", "again?", "how long?"):
+        assert parent_of(traces, name) == "invoke_workflow inner"
+    assert parent_of(traces, "reshape") == "step reshape"
+
+
+async def test_spans_inside_a_frame_are_below_it_also_after_a_resume(traces: Traces) -> None:
+    @step
+    async def ask(value: int, ctx: StepContext) -> int:
+        answer = await ctx.suspend("?", resume=int)
+        with user.start_as_current_span("answered"):
+            return answer
+
+    def fits(value: int) -> bool:
+        with user.start_as_current_span("fits?"):
+            return True
+
+    nested = Workflow("inner", input=int).then(ask).branch((fits, open_one))
+    run = await shop().then(nested).create_run()
+    await run.start(1)
+    await run.resume(5)
+    check(traces)
+    assert parent_id(traces.one("answered")) == span_id(traces.find("step ask")[1])
+    assert parent_of(traces, "fits?") == "invoke_workflow inner"
+    assert parent_of(traces, "step open_one") == "invoke_workflow inner"
+    assert parent_of(traces, "mine 5") == "step open_one"
+
+
+async def test_what_leaves_a_step_carries_the_ids_of_its_span(traces: Traces) -> None:
+    sent: list[dict[str, str]] = []
+
+    @step
+    async def call(value: int) -> int:
+        carrier: dict[str, str] = {}
+        propagate.inject(carrier)
+        sent.append(carrier)
+        return value
+
+    (await (await shop().then(call).create_run()).start(1)).unwrap()
+    span = traces.one("step call")
+    assert sent == [{"traceparent": f"00-{trace_id(span)}-{span_id(span)}-{sent[0]['traceparent'][-2:]}"}]
+
+
+async def test_context_variables_of_the_caller_reach_the_steps(traces: Traces) -> None:
+    tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
+
+    @step
+    async def look(value: int) -> str:
+        return tenant.get()
+
+    @step
+    def look_in_thread(value: str) -> list[str]:
+        return [value, tenant.get()]
+
+    tenant.set("acme")
+    assert (await (await shop().then(look).then(look_in_thread).create_run()).start(1)).unwrap() == ["acme", "acme"]
+
+
+async def test_what_a_step_attaches_and_forgets_ends_with_the_step(traces: Traces) -> None:
+    @step
+    async def careless(value: int) -> int:
+        context.attach(trace.set_span_in_context(user.start_span("forgotten")))
+        return value
+
+    run = await shop().then(careless).then(open_one).create_run()
+    (await run.start(1)).unwrap()
+    assert parent_of(traces, "mine 1") == "step open_one"
+    assert parent_id(traces.one("step open_one")) == span_id(traces.one("invoke_workflow shop"))
+    assert trace.get_current_span() is trace.INVALID_SPAN
+
+
+# ---------------------------------------------------------------- consumers
+
+
+async def test_spans_of_whoever_reads_a_stream_are_never_below_the_run(traces: Traces) -> None:
+    stream = await (await shop().then(open_one).then(weigh).create_run()).stream(1)
+    with user.start_as_current_span("page"):
+        async for event in stream:
+            with user.start_as_current_span(f"render {event.type}"):
+                await asyncio.sleep(0)
+    async for _ in stream:
+        raise AssertionError("the stream was read to its end")
+    with user.start_as_current_span("later"):
+        await stream.get_workflow_state()
+    rendered = traces.find("render *")
+    assert len(rendered) > 8
+    assert {parent_id(span) for span in rendered} == {span_id(traces.one("page"))}
+    assert traces.one("later").parent is None
+    ours = {trace_id(span) for span in traces.spans if span.name.startswith(("step", "invoke", "execute", "scales"))}
+    assert ours == {stream.trace_id}
+    assert trace_id(traces.one("page")) != stream.trace_id
+
+
+async def test_a_reader_below_the_same_parent_stands_beside_the_run(traces: Traces) -> None:
+    run = await shop().then(open_one).create_run()
+    with user.start_as_current_span("request"):
+        async for event in await run.stream(1):
+            with user.start_as_current_span(f"render {event.seq}"):
+                pass
+    check(traces)
+    request = span_id(traces.one("request"))
+    assert {parent_id(span) for span in traces.find("render *")} == {request}
+    assert parent_id(traces.one("invoke_workflow shop")) == request
+
+
+async def test_spans_of_observers_are_never_below_the_run(traces: Traces) -> None:
+    run = await shop().then(open_one).create_run()
+    stream = await run.stream(1)
+
+    async def observe(name: str) -> int:
+        seen = 0
+        with user.start_as_current_span(name):
+            async for _ in run.observe_stream():
+                with user.start_as_current_span(f"seen by {name}"):
+                    seen += 1
+        return seen
+
+    one, two = await asyncio.gather(observe("one"), observe("two"))
+    await stream.get_workflow_state()
+    assert one == two > 3
+    for name in ("one", "two"):
+        assert {parent_id(span) for span in traces.find(f"seen by {name}")} == {span_id(traces.one(name))}
+        assert traces.one(name).parent is None
+
+
+async def test_a_step_may_read_the_stream_of_a_run_of_its_own(traces: Traces) -> None:
+    inner = Workflow("inner", input=int).then(open_one)
+
+    @step
+    async def read(value: int) -> int:
+        seen = 0
+        async for _ in await (await inner.create_run()).stream(value):
+            with user.start_as_current_span("render"):
+                seen += 1
+        return seen
+
+    (await (await shop().then(read).create_run()).start(1)).unwrap()
+    check(traces)
+    assert parent_of(traces, "invoke_workflow inner") == "step read"
+    assert {parent_id(span) for span in traces.find("render")} == {span_id(traces.one("step read"))}
+
+
+# ---------------------------------------------------------------- runs in runs, runs side by side
+
+
+async def test_a_run_in_a_run_in_a_web_request_is_one_trace(traces: Traces) -> None:
+    inner = Workflow("inner", input=int).then(open_one).then(weigh)
+
+    @step
+    async def delegate(value: int) -> int:
+        return (await (await inner.create_run()).start(value)).unwrap()
+
+    @step
+    def delegate_from_thread(value: int) -> int:
+        async def run_inner() -> int:
+            run = await inner.with_id("inner in a thread").create_run()
+            return (await run.start(value)).unwrap()
+
+        return asyncio.run(run_inner())
+
+    outer = shop().then(delegate).then(delegate_from_thread)
+
+    async def order(request: Request) -> JSONResponse:
+        run = await outer.create_run()
+        stream = await run.stream(int(request.path_params["value"]))
+        types = [event.type async for event in stream]
+        return JSONResponse({"trace_id": stream.trace_id, "events": len(types)})
+
+    app = _traced(Starlette(routes=[Route("/orders/{value}", order)]))
+    traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop") as client:
+        response = await client.get("/orders/3", headers={"traceparent": traceparent})
+    assert response.json()["trace_id"] == "0af7651916cd43dd8448eb211c80319c"
+    check(traces)
+    assert traces.trace_ids == ("0af7651916cd43dd8448eb211c80319c",)
+    assert parent_of(traces, "invoke_workflow shop") == "GET /orders/3"
+    assert parent_of(traces, "invoke_workflow inner") == "step delegate"
+    assert parent_of(traces, "invoke_workflow inner in a thread") == "step delegate_from_thread"
+    inner_ids = {attributes(span)["spanflow.run.id"] for span in traces.find("invoke_workflow *")}
+    assert len(inner_ids) == 3
+
+
+async def test_requests_side_by_side_do_not_mix(traces: Traces) -> None:
+    meet = asyncio.Barrier(3)
+
+    @step
+    async def gather_here(value: int) -> int:
+        await meet.wait()
+        with user.start_as_current_span(f"mine {value}"):
+            await asyncio.sleep(0)
+        await meet.wait()
+        return await weigh(item=value)
+
+    async def order(request: Request) -> JSONResponse:
+        run = await shop().then(gather_here).create_run()
+        return JSONResponse((await run.start(int(request.path_params["value"]))).unwrap())
+
+    app = _traced(Starlette(routes=[Route("/orders/{value}", order)]))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop") as client:
+        await asyncio.gather(*(client.get(f"/orders/{value}") for value in range(3)))
+    traces.assert_complete(traces=3)
+    by_trace: dict[str, set[str]] = {}
+    for span in traces.spans:
+        by_trace.setdefault(trace_id(span), set()).add(span.name)
+    assert sorted(map(sorted, by_trace.values())) == [
+        sorted(
+            [
+                f"GET /orders/{value}",
+                "invoke_workflow shop",
+                "step gather_here",
+                f"mine {value}",
+                "execute_tool weigh",
+                "scales",
+            ]
+        )
+        for value in range(3)
+    ]
+
+
+async def test_spans_of_runs_side_by_side_do_not_mix(traces: Traces) -> None:
+    meet = asyncio.Barrier(20)
+
+    @step
+    async def hold(value: int) -> int:
+        await meet.wait()
+        with user.start_as_current_span("mine") as mine:
+            mine.set_attribute("value", value)
+            await asyncio.sleep(0)
+        return await weigh(item=value)
+
+    @step
+    def hold_in_thread(value: int) -> int:
+        with user.start_as_current_span("in thread") as mine:
+            mine.set_attribute("value", value)
+        return value
+
+    workflow = Workflow("shop", input=int).then(hold).then(hold_in_thread)
+    runs = [await workflow.create_run(run_id=f"run-{number}") for number in range(20)]
+    results = await asyncio.gather(*(run.start(number) for number, run in enumerate(runs)))
+    traces.assert_complete(traces=20)
+    for number, result in enumerate(results):
+        found = [span for span in traces.spans if trace_id(span) == result.trace_id]
+        assert len(found) == 7
+        (root,) = [span for span in found if span.name == "invoke_workflow shop"]
+        assert attributes(root)["spanflow.run.id"] == f"run-{number}"
+        assert {attributes(span)["value"] for span in found if "value" in attributes(span)} == {number}
+
+
+async def test_spans_of_arms_side_by_side_do_not_mix(traces: Traces) -> None:
+    meet = asyncio.Barrier(5)
+
+    @step
+    async def hold(value: int, ctx: StepContext) -> int:
+        await meet.wait()
+        with user.start_as_current_span(f"mine {value}"):
+            await meet.wait()
+            return await weigh(item=value)
+
+    workflow = Workflow("shop", input=list[int]).foreach(hold, concurrency=5)
+    (await (await workflow.create_run()).start(list(range(5)))).unwrap()
+    check(traces)
+    for item in traces.find("step hold"):
+        (mine,) = traces.children(item)
+        assert mine.name == f"mine {attributes(item)['spanflow.foreach.index']}"
+        assert [span.name for span in traces.children(mine)] == ["execute_tool weigh"]
+
+
+async def test_a_run_started_by_a_step_and_left_running_is_still_complete(traces: Traces) -> None:
+    stop = asyncio.Event()
+
+    @step
+    async def wait_here(value: int) -> int:
+        await stop.wait()
+        return value
+
+    inner = Workflow("inner", input=int).then(wait_here)
+    left: list[Awaitable[Any]] = []
+
+    @step
+    async def start_only(value: int) -> int:
+        stream = await (await inner.create_run()).stream(value)
+        left.append(stream.get_workflow_state())
+        return value
+
+    (await (await shop().then(start_only).create_run()).start(1)).unwrap()
+    stop.set()
+    await left[0]
+    traces.assert_complete()
+    assert parent_of(traces, "invoke_workflow inner") == "step start_only"
+
+
+# ---------------------------------------------------------------- leaving early
+
+
+async def _slow(started: asyncio.Event, stop: asyncio.Event) -> Workflow[int, int]:
+    @step
+    async def work(value: int) -> int:
+        with user.start_as_current_span("mine"):
+            started.set()
+            await stop.wait()
+        return value
+
+    return shop().then(same).then(work)
+
+
+@pytest.mark.parametrize("leave", ["break", "aclose", "cancel", "forget"])
+async def test_leaving_a_stream_early_neither_stops_the_run_nor_upsets_any_context(traces: Traces, leave: str) -> None:
+    started, stop = asyncio.Event(), asyncio.Event()
+    run = await (await _slow(started, stop)).create_run()
+    stream = await run.stream(1)
+
+    async def read(events: AsyncIterator[Event]) -> None:
+        with user.start_as_current_span("reader"):
+            async for event in events:
+                if event.type == "step-finish" and leave == "break":
+                    break
+            if leave == "cancel":
+                raise AssertionError("it was canceled before")
+
+    match leave:
+        case "break":
+            await read(stream)
+        case "aclose":
+            await anext(stream)
+            await stream.aclose()
+        case "cancel":
+            reader = asyncio.create_task(read(stream))
+            await started.wait()
+            reader.cancel()
+            await asyncio.wait([reader])
+            assert reader.cancelled()
+        case _:
+            await anext(stream)
+    del stream
+    gc.collect()
+    await started.wait()
+    assert trace.get_current_span() is trace.INVALID_SPAN
+    stop.set()
+    assert (await run.wait()).unwrap() == 1
+    assert parent_of(traces, "mine") == "step work"
+    assert trace_id(traces.one("invoke_workflow shop")) == run.trace_id
+
+
+async def test_canceling_the_caller_of_start_leaves_the_run_going(traces: Traces) -> None:
+    started, stop = asyncio.Event(), asyncio.Event()
+    run = await (await _slow(started, stop)).create_run()
+    caller = asyncio.create_task(run.start(1))
+    await started.wait()
+    caller.cancel()
+    await asyncio.wait([caller])
+    stop.set()
+    assert (await run.wait()).unwrap() == 1
+    check(traces)
+
+
+def test_a_loop_that_ends_with_a_run_going_closes_its_spans(traces: Traces) -> None:
+    async def main() -> None:
+        started = asyncio.Event()
+        run = await (await _slow(started, asyncio.Event())).create_run()
+        stream = await run.stream(1)
+        await anext(stream)
+        await started.wait()
+
+    asyncio.run(main())
+    gc.collect()
+    check(traces)
+    assert attributes(traces.one("invoke_workflow shop"))["spanflow.run.status"] == "canceled"
+
+
+IN_A_FRAME = pytest.mark.xfail(strict=True, reason="a closed loop turns GeneratorExit into RuntimeError inside frames")
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "step",
+        "tool",
+        "streaming tool",
+        pytest.param("nested run", marks=IN_A_FRAME),
+        pytest.param("sleep", marks=IN_A_FRAME),
+    ],
+)
+def test_a_loop_that_is_closed_over_a_run_upsets_no_context(
+    traces: Traces, caplog: pytest.LogCaptureFixture, place: str
+) -> None:
+    started: list[asyncio.Event] = []
+
+    async def hang() -> None:
+        started[0].set()
+        await asyncio.Event().wait()
+
+    @step
+    async def wait_here(value: int) -> int:
+        await hang()
+        return value
+
+    @tool
+    async def hanging(item: int) -> int:
+        """Hang."""
+        await hang()
+        return item
+
+    @step
+    async def read(value: int) -> int:
+        async for _ in count(up_to=100):
+            await hang()
+        return value
+
+    workflow: Workflow[int, int] = {
+        "step": shop().then(wait_here),
+        "tool": shop().then(hanging),
+        "streaming tool": shop().then(read),
+        "nested run": shop().then(Workflow("inner", input=int).then(wait_here)),
+        "sleep": shop()
+        .parallel(Workflow("inner", input=int).sleep(3600), wait_here)
+        .map(lambda both: max(both), id="larger"),
+    }[place]
+
+    async def main() -> None:
+        started.append(asyncio.Event())
+        stream = await (await workflow.create_run()).stream(1)
+        await anext(stream)
+        await started[0].wait()
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(main())
+    loop.close()
+    del loop
+    gc.collect()
+    logged = caplog.text
+    caplog.clear()
+    assert "detach" not in logged
+    assert trace.get_current_span() is trace.INVALID_SPAN
+
+
+def test_a_loop_that_ends_with_a_streaming_tool_half_read_upsets_no_context(traces: Traces) -> None:
+    async def main() -> None:
+        started = asyncio.Event()
+
+        @step
+        async def read(value: int) -> int:
+            async for _ in count(up_to=100):
+                started.set()
+                await asyncio.Event().wait()
+            return value
+
+        await (await shop().then(read).create_run()).stream(1)
+        await started.wait()
+
+    asyncio.run(main())
+    gc.collect()
+    check(traces)
+
+
+async def test_canceling_a_run_ends_the_spans_inside_it_in_their_own_context(traces: Traces) -> None:
+    started = asyncio.Event()
+
+    @step
+    async def read(value: int) -> int:
+        with user.start_as_current_span("mine"):
+            async for _ in count(up_to=100):
+                started.set()
+                await asyncio.Event().wait()
+        return value
+
+    run = await shop().then(Workflow("inner", input=int).then(read)).create_run()
+    await run.stream(1)
+    await started.wait()
+    await run.cancel()
+    check(traces)
+    assert parent_of(traces, "execute_tool count") == "mine"
+
+
+Scope = MutableMapping[str, Any]
+
+
+def _traced(app: Starlette) -> Callable[[Scope, Any, Any], Awaitable[None]]:
+    """Wrap an application as an instrumentation does: a span for each request, below what the request carries."""
+
+    async def traced(scope: Scope, receive: Any, send: Any) -> None:
+        headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+        name = f"{scope['method']} {scope['path']}"
+        with trace.get_tracer("asgi").start_as_current_span(name, propagate.extract(headers)):
+            await app(scope, receive, send)
+
+    return traced
