@@ -71,8 +71,8 @@ class RunStream(AsyncIterator[Event], Generic[Out_co]):
         """The events; the same as iterating over this object."""
         return self
 
-    def __aiter__(self) -> "RunStream[Out_co]":
-        return self
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self._subscription
 
     def __anext__(self) -> Awaitable[Event]:
         return self._subscription.__anext__()

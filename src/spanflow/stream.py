@@ -68,12 +68,16 @@ class Subscription(AsyncIterator[Event]):
         """Take published events in."""
         if self._done:
             return
+        recent = self._recent
+        newest = recent[-1].seq if recent else self._cursor
         for entry in entries:
             if not entry.kind.lifecycle:
                 self._push_delta(entry.event)
-            elif len(self._recent) < _RECENT and entry.seq == self._newest + 1:
-                self._recent.append(entry)
-        self.wake()
+            elif entry.seq == newest + 1 and len(recent) < _RECENT:
+                recent.append(entry)
+                newest += 1
+        if self._wakeup is not None:
+            self.wake()
 
     def wake(self) -> None:
         if self._wakeup is not None and not self._wakeup.done():
@@ -93,6 +97,8 @@ class Subscription(AsyncIterator[Event]):
 
     async def __anext__(self) -> Event:
         while not self._done:
+            if self._recent and not self._deltas:
+                return self._next_recent()
             event = self._ready()
             if event is not None:
                 return event
@@ -107,22 +113,18 @@ class Subscription(AsyncIterator[Event]):
             await self._woken()
         raise StopAsyncIteration
 
-    @property
-    def _newest(self) -> int:
-        return self._recent[-1].seq if self._recent else self._cursor
-
     def _ready(self) -> Event | None:
         """Return the next event that is at hand: deltas stand after the lifecycle event whose number they carry."""
-        following = self._recent[0] if self._recent else None
         if self._deltas and self._deltas[0].seq <= self._cursor:
             return self._deltas.popleft()
-        if following is None:
-            return None
-        self._recent.popleft()
-        self._cursor = following.seq
-        if following.kind is Finish and (self._one_stretch or self._is_last(following)):
+        return self._next_recent() if self._recent else None
+
+    def _next_recent(self) -> Event:
+        entry = self._recent.popleft()
+        self._cursor = entry.seq
+        if entry.kind is Finish and (self._one_stretch or self._is_last(entry)):
             self.close()
-        return following.event
+        return entry.event
 
     def _is_last(self, finish: Entry) -> bool:
         if self._recent:

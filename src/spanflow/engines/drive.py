@@ -115,7 +115,7 @@ class Drive:
         """Execute in a task of its own, with its own copy of the caller's context."""
         self._on_end = on_end
         self._count_active(1)
-        self._task = self._loop.create_task(self._run(), name=f"spanflow-run-{self.run_id}", context=context)
+        self._task = self._loop.create_task(self._run(), context=context)
 
     async def ended(self) -> None:
         """Return when the stretch is over. Being canceled while waiting does not stop the run."""

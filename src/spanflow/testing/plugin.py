@@ -15,6 +15,8 @@ _TRACES: pytest.StashKey[Traces] = pytest.StashKey()
 def traces(request: pytest.FixtureRequest) -> Iterator[Traces]:
     """The spans that this test causes, in memory and apart from those of every other test.
 
+    Name it before fixtures that start runs: what was begun before it belongs to nobody.
+
     Example:
         from spanflow import Workflow, step
         from spanflow.testing import Traces

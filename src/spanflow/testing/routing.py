@@ -27,7 +27,7 @@ class Router(SpanProcessor):
     def __init__(self) -> None:
         self._open: list[Recording] = []
         self._owners: WeakKeyDictionary[trace.Span, Recording | None] = WeakKeyDictionary()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may end a span while it is held
 
     def open(self) -> Recording:
         recording = Recording()
