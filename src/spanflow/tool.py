@@ -231,7 +231,7 @@ class Invocation:
         except ValidationError as error:
             tool = self._tool
             raise InvalidOutput(f"Tool {tool.id!r} must return {tool.output.name}: {describe(error)}") from None
-        self._scope.capture_output(names.TOOL_RESULT, self._result)
+        self._scope.capture_output(names.TOOL_RESULT, self._result, self._tool.output.annotation)
         return self._result
 
     def begin_streaming(self) -> None:
