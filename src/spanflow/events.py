@@ -5,7 +5,7 @@ Lifecycle events are what the journal stores; ``step-output`` and ``tool-call-de
 """
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -16,6 +16,7 @@ from pydantic import (
     TypeAdapter,
     model_serializer,
 )
+from pydantic.fields import FieldInfo
 
 RunStatus = Literal["running", "success", "failed", "suspended", "canceled"]
 FinishStatus = Literal["success", "failed", "suspended", "canceled"]
@@ -362,32 +363,67 @@ class Entry:
 
     @property
     def event(self) -> Event:
-        if self._event is None:
-            self._event = self._built()
-        return self._event
-
-    def _built(self) -> Event:
-        kind = self.kind
-        fields = {
-            "run_id": self.run.run_id,
-            "seq": self.seq,
-            "timestamp": self.timestamp,
-            "trace_id": self.run.trace_id,
-            "span_id": None if self.span_id is None else f"{self.span_id:016x}",
-            "path": self.path,
-            "type": _TYPES[kind],
-            "payload": self.payload,
-        }
-        if self.changes is not None:
-            fields["changes"] = self.changes
-        return _BUILD[kind](fields)
+        event = self._event
+        if event is None:
+            self._event = event = (_BUILDERS.get(self.kind) or _builder(self.kind))(self)
+        return event
 
 
-_KINDS: tuple[type[Envelope], ...] = get_args(get_args(Event)[0])
-_TYPES: dict[type[Envelope], str] = {kind: kind.model_fields["type"].default for kind in _KINDS}
-_BUILD: dict[type[Envelope], Callable[[dict[str, Any]], Event]] = {
-    kind: TypeAdapter(kind).validator.validate_python for kind in _KINDS
-}
+_BUILDERS: dict[type[Envelope], Callable[[Entry], Event]] = {}
+
+
+def _builder(kind: type[Envelope]) -> Callable[[Entry], Event]:
+    """Return how events of a kind are built of values that are ours, without validating them again.
+
+    It does what ``model_construct`` does, with all that is the same each time looked up once: a reader pays for
+    this with every event. Mutable defaults are made anew for each.
+    """
+    payload_kind: Any = kind.model_fields["payload"].annotation
+    payload_fields: dict[str, FieldInfo] = payload_kind.model_fields
+    plain = {name: field.default for name, field in payload_fields.items() if field.default_factory is None}
+    made = [name for name, field in payload_fields.items() if field.default_factory is not None]
+    given, with_changes = set(kind.model_fields) - {"changes"}, set(kind.model_fields)
+    type_name: str = kind.model_fields["type"].default
+    new: Any = object.__new__
+    slots: Mapping[str, Any] = vars(BaseModel)
+    set_dict, set_given = slots["__dict__"].__set__, slots["__pydantic_fields_set__"].__set__
+    set_extra, set_private = slots["__pydantic_extra__"].__set__, slots["__pydantic_private__"].__set__
+
+    def build(entry: Entry) -> Event:
+        given_payload = entry.payload
+        fields = {**plain, **given_payload}
+        for name in made:
+            if name not in given_payload:
+                fields[name] = payload_fields[name].get_default(call_default_factory=True)
+        payload = new(payload_kind)
+        set_dict(payload, fields)
+        set_given(payload, set(given_payload))
+        set_extra(payload, None)
+        set_private(payload, None)
+        ids, span_id, changes = entry.run, entry.span_id, entry.changes
+        event = new(kind)
+        set_dict(
+            event,
+            {
+                "run_id": ids.run_id,
+                "seq": entry.seq,
+                "timestamp": entry.timestamp,
+                "trace_id": ids.trace_id,
+                "span_id": None if span_id is None else f"{span_id:016x}",
+                "path": entry.path,
+                "changes": None if changes is None else Changes(**changes),
+                "type": type_name,
+                "payload": payload,
+            },
+        )
+        set_given(event, given if changes is None else with_changes)
+        set_extra(event, None)
+        set_private(event, None)
+        built: Event = event
+        return built
+
+    _BUILDERS[kind] = build
+    return build
 
 
 class RunIds:

@@ -97,11 +97,14 @@ class Subscription(AsyncIterator[Event]):
 
     async def __anext__(self) -> Event:
         while not self._done:
-            if self._recent and not self._deltas:
-                return self._next_recent()
-            event = self._ready()
-            if event is not None:
-                return event
+            if self._deltas and self._deltas[0].seq <= self._cursor:  # deltas follow the event whose number they carry
+                return self._deltas.popleft()
+            if self._recent:
+                entry = self._recent.popleft()
+                self._cursor = entry.seq
+                if entry.kind is Finish and (self._one_stretch or self._is_last(entry)):
+                    self.close()
+                return entry.event
             if self._feed is None or self._feed.last_seq > self._cursor:
                 page = await self._store.read(self._run_id, after=self._cursor, limit=_RECENT)
                 self._recent = deque(page)
@@ -112,19 +115,6 @@ class Subscription(AsyncIterator[Event]):
                 break
             await self._woken()
         raise StopAsyncIteration
-
-    def _ready(self) -> Event | None:
-        """Return the next event that is at hand: deltas stand after the lifecycle event whose number they carry."""
-        if self._deltas and self._deltas[0].seq <= self._cursor:
-            return self._deltas.popleft()
-        return self._next_recent() if self._recent else None
-
-    def _next_recent(self) -> Event:
-        entry = self._recent.popleft()
-        self._cursor = entry.seq
-        if entry.kind is Finish and (self._one_stretch or self._is_last(entry)):
-            self.close()
-        return entry.event
 
     def _is_last(self, finish: Entry) -> bool:
         if self._recent:

@@ -60,7 +60,7 @@ class Drive:
         self.resume_schemas = launch.resume_schemas
         self.journal = Journal(store, launch.state, self.run_id, launch.root.trace_id)
         self.inbox = launch.inbox
-        self.arrived = asyncio.Event()
+        self._arrived: asyncio.Event | None = None
         self._values_are_live = bool(getattr(store, "is_live", False))
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
@@ -135,6 +135,13 @@ class Drive:
         if self._task is not None and self._begun and not self._finishing:  # a task canceled before it runs never runs
             self._task.cancel()
 
+    @property
+    def arrived(self) -> asyncio.Event:
+        """Set when a message comes. Made when somebody waits: most runs never do."""
+        if self._arrived is None:
+            self._arrived = asyncio.Event()
+        return self._arrived
+
     def post(self, message: Message) -> None:
         self.inbox.append(message)
         self.arrived.set()
@@ -178,7 +185,7 @@ class Drive:
         outcome: Outcome | None
         try:
             self.check_canceled()
-            if root.captures_input:
+            if root.spans.captures_input:
                 root.capture_input(names.RUN_INPUT, given, definition.input.annotation)
             outcome = await interpret(
                 self._launch.record.plan, Value(given, ""), LocalOps(self, root, definition, place)
@@ -230,7 +237,7 @@ class Drive:
                 root.capture_output(names.RUN_OUTPUT, value.data, definition.output)
             error = outcome.exception if isinstance(outcome, Failed) else None
             root.finish(at, status, error, record=isinstance(outcome, Failed) and not outcome.recorded)
-            if root.measures:
+            if root.spans.measures:
                 seconds = (at - self.state.started_at) / 1e9
                 root.measure(metrics.workflow_duration, seconds, {names.WORKFLOW_NAME: definition.id}, error)
         if not root.spans.ends_inline:
@@ -251,10 +258,17 @@ class Drive:
     def _arm(self) -> None:
         """Set the timer of the announcement, for a run that outlives a turn of the event loop."""
         if not self._finishing:
-            self._timer = self._loop.call_later(ANNOUNCE_AFTER, self.root.announce)
+            self._timer = self._loop.call_later(ANNOUNCE_AFTER, self._announce)
+
+    def _announce(self) -> None:
+        """Announce the run, unless its own clock says that it is not old enough."""
+        if self.clock.time_ns() - self.state.started_at >= ANNOUNCE_AFTER * 1e9:
+            self.root.announce()
+        else:
+            self._arm()
 
     def _count_active(self, change: int) -> None:
-        if self.root.measures:
+        if self.root.spans.measures:
             metrics.count_active(change, self.state.workflow_id)
 
     def _end(self) -> None:

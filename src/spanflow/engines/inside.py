@@ -32,7 +32,9 @@ class Driver(RunSide, Protocol):
     clock: Clock
     journal: Journal
     resume_schemas: dict[str, Schema[Any]]
-    arrived: asyncio.Event
+
+    @property
+    def arrived(self) -> asyncio.Event: ...
 
     def take(self, name: str) -> Message | None: ...
 
@@ -100,7 +102,7 @@ class Inside:
         error = None if failed is None else failed.exception
         if status == "canceled" or status == "bailed":
             scope.note({names.STEP_STATUS: status})
-        if scope.measures and measured is not None:
+        if scope.spans.measures and measured is not None:
             histogram, attribute = measured
             scope.measure(histogram, duration, {attribute: id}, error)
         scope.end(at, error)

@@ -53,7 +53,7 @@ async def _attempt(
     if position is not NOWHERE:
         attributes |= position_attributes(position)
     scope = inside.scope.child(step.span_name, path, number, attributes, at)
-    if scope.captures_input:
+    if scope.spans.captures_input:
         scope.capture_input(names.STEP_INPUT, value.data, step.input.annotation)
     journal.record(StepStart, start_payload(id, number, value, position), path, scope.span_id, at)
     await journal.flush()
@@ -78,7 +78,7 @@ async def _attempt(
     except BaseException:  # canceled: by the run, or because a sibling failed
         inside.end(id, path, number, scope, at, "canceled")
         raise
-    if scope.captures_output:
+    if scope.spans.captures_output:
         scope.capture_output(names.STEP_OUTPUT, output, step.output.annotation)
     inside.end(id, path, number, scope, at, "success", Value(output, None))
     return Value(output, path)
@@ -124,7 +124,7 @@ async def _failed(
 
 def _suspended(inside: Inside, id: str, path: str, scope: Scope, started_at: int, signal: SuspendSignal) -> Outcome:
     at = inside.now()
-    if scope.measures:
+    if scope.spans.measures:
         scope.measure(metrics.step_duration, (at - started_at) / 1e9, {names.STEP_ID: id}, None)
     scope.note({names.STEP_STATUS: "suspended"})
     scope.end(at)

@@ -36,10 +36,6 @@ class RootScope(Scope):
     def trace_id(self) -> str | None:
         return self.record.trace_id
 
-    @property
-    def spans(self) -> RunSpans:
-        return self._spans
-
     def announce(self) -> None:
         """Make the run visible before it ends: a zero-length child that carries the root's attributes. Once."""
         if not self._announced:
@@ -61,7 +57,7 @@ class RootScope(Scope):
         if record.span_id is None or record.trace_id is None or not record.trace_flags & TraceFlags.SAMPLED:
             return self.span
         with pinned_trace(int(record.trace_id, 16), sampled=True):
-            return self._spans.start(
+            return self.spans.start(
                 record.name, self._parent, int(record.span_id, 16), record.attributes, record.started_at
             )
 

@@ -115,12 +115,12 @@ class RunSpans:
 class Scope:
     """An open span, and the context in which its children run."""
 
-    __slots__ = ("_again", "_span_context", "_spans", "context", "recorded", "span", "span_id", "started_at")
+    __slots__ = ("_again", "_span_context", "context", "recorded", "span", "span_id", "spans", "started_at")
 
     traced: ClassVar[bool] = True
 
     def __init__(self, spans: RunSpans, span: Span, parent: Context, started_at: int) -> None:
-        self._spans = spans
+        self.spans = spans
         self.span = span
         self.context = trace.set_span_in_context(span, parent)
         self.started_at = started_at
@@ -128,19 +128,6 @@ class Scope:
         self._again: Callable[[], Span] | None = None
         self._span_context = found = span.get_span_context()
         self.span_id: int | None = found.span_id
-
-    @property
-    def measures(self) -> bool:
-        """Whether there is a meter provider to measure for."""
-        return self._spans.measures
-
-    @property
-    def captures_input(self) -> bool:
-        return self._spans.captures_input
-
-    @property
-    def captures_output(self) -> bool:
-        return self._spans.captures_output
 
     def child(
         self,
@@ -152,7 +139,7 @@ class Scope:
         under: Context | None = None,
     ) -> "Scope":
         """Start a span below this one, or below the span that is current in ``under``."""
-        spans = self._spans
+        spans = self.spans
         span_id = spans.ids.derive(path, attempt)
         if under is None:
             parent, above = self.context, self._span_context
@@ -167,7 +154,7 @@ class Scope:
 
     def reopened(self, name: str, path: str, attributes: dict[str, Any], started_at: int) -> "Scope":
         """Stand in for a child that was started before, here or elsewhere, and is exported when it ends."""
-        spans, above = self._spans, self.span.get_span_context()
+        spans, above = self.spans, self.span.get_span_context()
         span_id = spans.ids.derive(path, 1)
         span = NonRecordingSpan(SpanContext(above.trace_id, span_id, False, above.trace_flags, above.trace_state))
         scope = Scope(spans, span, self.context, started_at)
@@ -187,7 +174,7 @@ class Scope:
         links: Sequence[Link] = (),
     ) -> int | None:
         """Record a span that is already over, such as a wait. Return its id."""
-        spans = self._spans
+        spans = self.spans
         span = spans.start(name, self.context, spans.ids.derive(path, attempt), attributes, start, links)
         if error is not None:
             _fail(span, error, end, record=True)
@@ -196,7 +183,7 @@ class Scope:
 
     def span_id_of(self, path: str, attempt: int) -> int | None:
         """Return the id that a span of this run has or will have."""
-        return self._spans.ids.derive(path, attempt)
+        return self.spans.ids.derive(path, attempt)
 
     def enter(self) -> Token[Context]:
         """Make this span current in the running task."""
@@ -211,12 +198,12 @@ class Scope:
 
     def capture_input(self, attribute: str, value: object, annotation: object = None) -> None:
         """Record an input as JSON, where that was asked for; ``annotation`` may mark parts of it as redacted."""
-        if self._spans.captures_input and self.span.is_recording():
+        if self.spans.captures_input and self.span.is_recording():
             self.note({attribute: capture(value, annotation=annotation)})
 
     def capture_output(self, attribute: str, value: object, annotation: object = None) -> None:
         """Record an output as JSON, where that was asked for."""
-        if self._spans.captures_output and self.span.is_recording():
+        if self.spans.captures_output and self.span.is_recording():
             self.note({attribute: capture(value, annotation=annotation)})
 
     def now(self) -> int:
@@ -228,7 +215,7 @@ class Scope:
         self.revive()
         if error is not None:
             _fail(self.span, error, at, record=record and self.recorded is not error)
-        self._spans.finish(self.span, at)
+        self.spans.finish(self.span, at)
 
     def revive(self) -> None:
         """Make the span, if it was only stood in for until now: it is about to end."""
