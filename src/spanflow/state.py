@@ -204,6 +204,8 @@ def _step_waiting(state: RunState, entry: Entry, payload: dict[str, Any]) -> Non
 def _step_result(state: RunState, entry: Entry, payload: dict[str, Any]) -> None:
     path = entry.path
     step = state.steps[path]
+    if step.status == "suspended":
+        state.waiting.discard(path)
     step.status, step.error, step.ended_at = payload["status"], payload.get("error"), entry.timestamp
     output = payload.get("output")
     if output is None and payload.get("output_ref") is not None:

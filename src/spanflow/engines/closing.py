@@ -1,5 +1,6 @@
 """Close what a run leaves open when it ends while a step still waits: no orphan span, no step without a result."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from spanflow.events import StepFinish, StepResultEvent
@@ -18,9 +19,14 @@ class Ending(Protocol):
     root: RootScope
 
 
-def close_open(run: Ending, at: int) -> None:
-    """End waiting steps as canceled, then the frames around them, the innermost first."""
-    left = [step for step in run.state.steps.values() if step.status in ("suspended", "running")]
+def close_open(run: Ending, at: int, under: Sequence[str] = ("",)) -> None:
+    """End waiting steps ``under`` these paths as canceled, then the frames around them, the innermost first."""
+    left = [
+        step
+        for step in run.state.steps.values()
+        if step.status in ("suspended", "running")
+        and any(not path or step.path == path or _encloses(path, step.path) for path in under)
+    ]
     for step in sorted(left, key=lambda step: len(step.path), reverse=True):
         if step.status == "suspended" and step.suspended_at is not None:
             _end_wait(run, step, at)

@@ -17,6 +17,7 @@ from spanflow.ports import Message
 from spanflow.schema import Schema
 from spanflow.state import StepResult
 from spanflow.tracing import metrics, names
+from spanflow.tracing.roots import RootScope
 from spanflow.tracing.spans import Histogram, Link, Scope
 
 Measured = tuple[Histogram, str]
@@ -32,6 +33,7 @@ class Driver(RunSide, Protocol):
     clock: Clock
     journal: Journal
     resume_schemas: dict[str, Schema[Any]]
+    root: RootScope
 
     @property
     def arrived(self) -> asyncio.Event: ...

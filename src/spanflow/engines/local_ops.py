@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from spanflow.context import Place
 from spanflow.definition import Definition
 from spanflow.engines import waits
+from spanflow.engines.closing import close_open
 from spanflow.engines.inside import WORKFLOW, Driver, Inside, position_attributes, start_payload
 from spanflow.engines.steps import run_step
 from spanflow.errors import InvalidInput, InvalidOutput
@@ -123,6 +124,9 @@ class LocalOps:
                         group.create_task(work())
         except* _Stop:
             pass
+        drive = self._inside.drive
+        if decisive is not None and drive.state.waiting:  # nobody will read the answers
+            close_open(drive, self._inside.now(), [fork.path for fork in forks])
         return Joined(outcomes, decisive)
 
     async def within(self, frame: Frame, value: Value, body: Callable[[Ops, Value], Awaitable[Outcome]]) -> Outcome:
