@@ -6,7 +6,7 @@ from typing import Any
 
 from opentelemetry.trace import Tracer
 
-from benchmarks.floor import Floor, V, add_one
+from benchmarks.floor import Floor, Maker, V, add_one, plain_event, typed_event
 from spanflow import Workflow, step
 
 Once = Callable[[], Awaitable[object]]
@@ -25,13 +25,14 @@ class Case:
     spanflow: Once
 
 
-NAMES = ("sequential10", "sequential100", "parallel100", "foreach1000", "stream10")
+NAMES = ("sequential10", "sequential100", "parallel100", "foreach1000", "stream10", "stream10-dicts")
 
 
 def cases(tracer: Tracer) -> dict[str, Case]:
     """Return all cases by name; ``tracer`` is the floor's."""
     floor = Floor(tracer, add_one)
-    made = [_sequential(floor, 10), _sequential(floor, 100), _parallel(floor, 100), _foreach(floor), _stream(floor, 10)]
+    made = [_sequential(floor, 10), _sequential(floor, 100), _parallel(floor, 100), _foreach(floor)]
+    made += [_stream(floor, 10, typed_event, ""), _stream(floor, 10, plain_event, "-dicts")]
     return {case.name: case for case in made}
 
 
@@ -78,14 +79,14 @@ def _foreach(floor: Floor, length: int = 1000, concurrency: int = 10) -> Case:
     )
 
 
-def _stream(floor: Floor, length: int) -> Case:
+def _stream(floor: Floor, length: int, make: Maker, suffix: str) -> Case:
     workflow, ids = sequence(length), _ids(length)
 
     async def by_hand() -> object:
-        last: dict[str, Any] = {}
-        async for event in floor.stream(_ZERO, ids):
+        last: Any = None
+        async for event in floor.stream(_ZERO, ids, make):
             last = event
-        return last["output"]
+        return last["payload"] if isinstance(last, dict) else last.payload
 
     async def streamed() -> object:
         run = await workflow.create_run()
@@ -94,7 +95,8 @@ def _stream(floor: Floor, length: int) -> Case:
             pass
         return (await stream.get_workflow_state()).unwrap()
 
-    return Case(f"stream{length}", f"stream of {length} sequential steps", length, by_hand, streamed)
+    title = f"stream of {length} steps" + (", floor: dicts" if suffix else "")
+    return Case(f"stream{length}{suffix}", title, length, by_hand, streamed)
 
 
 async def _result(workflow: Workflow[Any, Any], value: object) -> object:

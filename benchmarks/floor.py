@@ -4,12 +4,13 @@ No retries, no events, no journal, no resume: asyncio, pydantic, and OpenTelemet
 """
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
 
 from opentelemetry.trace import Tracer
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 
 class V(BaseModel):
@@ -27,6 +28,29 @@ _MANY = TypeAdapter(list[V])
 async def add_one(value: V) -> V:
     """The work of every step, on both sides: next to none, so that only the cost around it shows."""
     return V(v=value.v + 1)
+
+
+class FloorEvent(BaseModel):
+    """An event as a hand-written stream would type it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    type: str
+    run_id: str
+    timestamp: int
+    path: str
+    payload: Any
+
+
+Maker: TypeAlias = Callable[[str, str, V], Any]
+
+
+def plain_event(type: str, path: str, value: V) -> dict[str, Any]:
+    return {"type": type, "path": path, "payload": value}
+
+
+def typed_event(type: str, path: str, value: V) -> FloorEvent:
+    return FloorEvent(type=type, run_id="floor", timestamp=time.time_ns(), path=path, payload=value)
 
 
 class Floor:
@@ -64,21 +88,24 @@ class Floor:
             root.set_attribute("spanflow.run.status", "success")
             return results
 
-    async def stream(self, value: V, ids: Sequence[str]) -> AsyncIterator[dict[str, Any]]:
-        """Two plain events a step, made by a task of its own, so that the reader's spans are not the run's."""
-        queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
-        task = asyncio.create_task(self._produce(queue, value, ids))
+    async def stream(self, value: V, ids: Sequence[str], make: "Maker") -> AsyncIterator[Any]:
+        """Two events a step, made by a task of its own, so that the reader's spans are not the run's.
+
+        ``make`` builds an event: ``plain_event`` a dict, ``typed_event`` the frozen model that spanflow streams too.
+        """
+        queue: asyncio.Queue[Any] = asyncio.Queue()
+        task = asyncio.create_task(self._produce(queue, value, ids, make))
         while (event := await queue.get()) is not None:
             yield event
         await task
 
-    async def _produce(self, queue: asyncio.Queue[dict[str, Any] | None], value: V, ids: Sequence[str]) -> None:
+    async def _produce(self, queue: asyncio.Queue[Any], value: V, ids: Sequence[str], make: "Maker") -> None:
         with self._tracer.start_as_current_span("invoke_workflow floor", attributes=_root()) as root:
             value = _ONE.validate_python(value)
             for id in ids:
-                queue.put_nowait({"type": "step-start", "path": id, "input": value})
+                queue.put_nowait(make("step-start", id, value))
                 value = await self._step(id, id, value)
-                queue.put_nowait({"type": "step-finish", "path": id, "output": value})
+                queue.put_nowait(make("step-finish", id, value))
             root.set_attribute("spanflow.run.status", "success")
         queue.put_nowait(None)
 
