@@ -126,6 +126,8 @@ def pinned_trace(trace_id: int | None, *, sampled: bool = False) -> Generator[No
 
 def follows_parent(sampler: Any) -> bool:
     """Tell whether a sampler says that it keeps the children of sampled local spans, as the SDK's default does."""
+    if type(sampler).__module__ != "opentelemetry.sdk.trace.sampling":  # a subclass inherits what it says of itself
+        return False
     try:
         description = str(sampler.get_description())
     except Exception:  # a sampler of the application's own; it will be asked
