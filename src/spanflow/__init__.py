@@ -19,6 +19,7 @@ from spanflow.errors import (
     SpanflowError,
     StepNotCompleted,
     StepTimeout,
+    StoreError,
     UnknownEvent,
 )
 from spanflow.events import Event, StepError
@@ -69,6 +70,7 @@ __all__ = [
     "StepNotCompleted",
     "StepResult",
     "StepTimeout",
+    "StoreError",
     "Tool",
     "ToolResult",
     "TraceContextFilter",

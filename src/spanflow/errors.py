@@ -7,6 +7,7 @@ Facts are attributes as well as text.
     ├── DefinitionError        a step, tool or workflow that cannot work; raised while it is built
     ├── InvalidInput           a value that does not fit the input, state, event or resume model
     ├── InvalidOutput          a step or tool returned what its annotation does not allow
+    ├── StoreError             a store cannot be opened, read or written
     ├── RunNotFound            no such run in this store
     ├── RunConflict            the run is not in a state in which this call makes sense
     │   └── NotSuspended       resume of a run or step that does not wait for an answer
@@ -16,6 +17,7 @@ Facts are attributes as well as text.
     ├── NoBranchMatched        no condition held and the branch has no ``default``
     ├── LoopLimit              a loop wanted more than ``max_iterations``
     ├── StepNotCompleted       ``ctx.result_of`` of a step that has no result (yet)
+    ├── RunInterrupted         this process stopped executing a run that another can continue
     ├── OutsideRun             something that only a step can do was called elsewhere
     └── RunUnsuccessful        ``WorkflowResult.unwrap()`` of a run that did not succeed
         ├── RunFailed
@@ -47,6 +49,14 @@ class InvalidOutput(SpanflowError):
     """A step, tool, map or condition returned what its declared type does not allow."""
 
 
+class StoreError(SpanflowError):
+    """A store cannot be opened, read or written. ``store`` says which: its file or address."""
+
+    def __init__(self, message: str, *, store: str) -> None:
+        super().__init__(message)
+        self.store = store
+
+
 class RunNotFound(SpanflowError):
     """The store holds no run of this id."""
 
@@ -72,6 +82,16 @@ class NotSuspended(RunConflict):
     def __init__(self, message: str, *, run_id: str, suspended: Sequence[str] = ()) -> None:
         super().__init__(message, run_id=run_id)
         self.suspended = tuple(suspended)
+
+
+class RunInterrupted(SpanflowError):
+    """This process stopped executing a run before its end, e.g. because it shuts down. Its journal is kept."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(
+            f"Run {run_id!r} was interrupted here before its end. It is kept: continue it with runtime.recover()."
+        )
+        self.run_id = run_id
 
 
 class UnknownEvent(SpanflowError):

@@ -2,20 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from spanflow.errors import RunConflict, RunNotFound
-from spanflow.events import Entry, Finish, RunStatus, Start
+from spanflow.events import Entry, RunStatus
 from spanflow.ports import FoundRun, Message, RunQuery, RunRecord
+from spanflow.stores.header import HeaderChange, earliest, header_change, labels, metadata_of
 
 
 @dataclass(slots=True)
 class _Kept:
     record: RunRecord
+    number: int
     entries: list[Entry]
-    metadata: dict[str, Any]
+    owner: str | None
+    lease_until: int
     status: RunStatus = "running"
     ended_at: int | None = None
+    wake_at: int | None = None
     messages: list[Message] = field(default_factory=list[Message])
 
 
@@ -32,15 +35,18 @@ class MemoryStore:
         self._runs: dict[str, _Kept] = {}
         self._finished: dict[str, None] = {}
         self._keep_finished = keep_finished
+        self._created = 0
 
-    async def create(self, record: RunRecord, entries: Sequence[Entry]) -> None:
+    async def create(
+        self, record: RunRecord, entries: Sequence[Entry], *, owner: str | None = None, lease_until: int = 0
+    ) -> None:
         if record.run_id in self._runs:
             raise RunConflict(
                 f"Run {record.run_id!r} already exists. Leave run_id out for a new one, or continue it with get_run().",
                 run_id=record.run_id,
             )
-        metadata = {**record.trace.attributes, **record.trace.metadata}
-        self._runs[record.run_id] = _Kept(record, [], metadata)
+        self._created += 1
+        self._runs[record.run_id] = _Kept(record, self._created, [], owner, lease_until)
         await self.append(record.run_id, entries, expected_seq=0)
 
     async def append(self, run_id: str, entries: Sequence[Entry], *, expected_seq: int) -> None:
@@ -54,11 +60,12 @@ class MemoryStore:
                 f"Run {run_id!r} stands at event {len(kept.entries)}, not {expected_seq}: somebody else drives it.",
                 run_id=run_id,
             )
+        if not entries:
+            return
         kept.entries.extend(entries)
-        if entries and entries[-1].kind is Finish:
-            self._finish(run_id, kept, entries[-1])
-        elif entries and entries[0].kind is Start:
-            kept.status = "running"
+        change = header_change(entries)
+        if change is not None:
+            self._change(run_id, kept, change)
 
     async def load(self, run_id: str) -> RunRecord:
         return self._kept(run_id).record
@@ -67,19 +74,14 @@ class MemoryStore:
         return self._kept(run_id).entries[after : after + limit]
 
     async def find(self, query: RunQuery) -> Sequence[FoundRun]:
-        found = (
-            FoundRun(
-                run_id=run_id,
-                workflow_id=kept.record.workflow_id,
-                status=kept.status,
-                trace_id=kept.record.trace.trace_id,
-                metadata=kept.metadata,
-                started_at=kept.record.created_at,
-                ended_at=kept.ended_at,
-            )
-            for run_id, kept in reversed(self._runs.items())
-        )
-        return [run for run in found if _matches(run, query)][: query.limit]
+        wanted = labels(query.metadata)
+        found: list[FoundRun] = []
+        for run_id, kept in reversed(self._runs.items()):
+            if len(found) >= query.limit:
+                break
+            if _matches(kept, query, wanted):
+                found.append(_found(run_id, kept))
+        return found
 
     async def post(self, run_id: str, message: Message) -> None:
         self._kept(run_id).messages.append(message)
@@ -87,27 +89,88 @@ class MemoryStore:
     async def messages(self, run_id: str) -> Sequence[Message]:
         return tuple(self._kept(run_id).messages)
 
+    async def delete(self, run_id: str) -> None:
+        self._kept(run_id)
+        self._forget(run_id)
+
+    async def delete_ended(self, before: int) -> int:
+        old = [run_id for run_id, kept in self._runs.items() if kept.ended_at is not None and kept.ended_at < before]
+        for run_id in old:
+            self._forget(run_id)
+        return len(old)
+
+    async def claim(self, run_id: str, owner: str, *, now: int, lease_until: int) -> bool:
+        kept = self._kept(run_id)
+        if kept.owner not in (None, owner) and kept.lease_until >= now:
+            return False
+        kept.owner, kept.lease_until = owner, lease_until
+        return True
+
+    async def renew(self, owner: str, *, lease_until: int) -> frozenset[str]:
+        owned = {run_id: kept for run_id, kept in self._runs.items() if kept.owner == owner}
+        for kept in owned.values():
+            kept.lease_until = lease_until
+        return frozenset(owned)
+
+    async def release(self, run_id: str, owner: str) -> None:
+        kept = self._runs.get(run_id)
+        if kept is not None and kept.owner == owner:
+            kept.owner, kept.lease_until = None, 0
+
+    async def orphans(self, now: int, limit: int = 100) -> Sequence[str]:
+        dead = (run_id for run_id, kept in self._runs.items() if kept.status == "running" and kept.lease_until < now)
+        return [run_id for run_id, _ in zip(dead, range(limit), strict=False)]
+
+    async def aclose(self) -> None:
+        """Do nothing: there is nothing to let go of, and the runs are still there."""
+
     def _kept(self, run_id: str) -> _Kept:
         try:
             return self._runs[run_id]
         except KeyError:
             raise RunNotFound(run_id) from None
 
-    def _finish(self, run_id: str, kept: _Kept, entry: Entry) -> None:
-        kept.status = entry.payload["status"]
-        if kept.status == "suspended":
-            return
-        kept.ended_at = entry.timestamp
-        self._finished[run_id] = None
-        if self._keep_finished is not None and len(self._finished) > self._keep_finished:
-            oldest = next(iter(self._finished))
-            del self._finished[oldest], self._runs[oldest]
+    def _change(self, run_id: str, kept: _Kept, change: HeaderChange) -> None:
+        if change.status is not None:
+            kept.status, kept.ended_at = change.status, change.ended_at
+        kept.wake_at = earliest(kept.wake_at, change)
+        if change.releases:
+            kept.owner, kept.lease_until = None, 0
+        if change.ended_at is not None:
+            self._finished[run_id] = None
+            if self._keep_finished is not None and len(self._finished) > self._keep_finished:
+                self._forget(next(iter(self._finished)))
+
+    def _forget(self, run_id: str) -> None:
+        del self._runs[run_id]
+        self._finished.pop(run_id, None)
 
 
-def _matches(run: FoundRun, query: RunQuery) -> bool:
+def _matches(kept: _Kept, query: RunQuery, wanted: dict[str, str]) -> bool:
+    record = kept.record
     return (
-        query.status in (None, run.status)
-        and query.workflow in (None, run.workflow_id)
-        and query.trace_id in (None, run.trace_id)
-        and all(run.metadata.get(key) == value for key, value in query.metadata.items())
+        (query.statuses is None or kept.status in query.statuses)
+        and query.workflow in (None, record.workflow_id)
+        and query.trace_id in (None, record.trace.trace_id)
+        and (query.started_after is None or record.created_at > query.started_after)
+        and (query.started_before is None or record.created_at < query.started_before)
+        and (query.wakes_before is None or (kept.wake_at is not None and kept.wake_at < query.wakes_before))
+        and (query.after is None or kept.number < query.after)
+        and (not wanted or wanted.items() <= labels(metadata_of(record)).items())
+    )
+
+
+def _found(run_id: str, kept: _Kept) -> FoundRun:
+    record = kept.record
+    return FoundRun(
+        run_id=run_id,
+        workflow_id=record.workflow_id,
+        status=kept.status,
+        trace_id=record.trace.trace_id,
+        metadata=metadata_of(record),
+        started_at=record.created_at,
+        ended_at=kept.ended_at,
+        wake_at=kept.wake_at,
+        owner=kept.owner,
+        cursor=kept.number,
     )

@@ -1,0 +1,338 @@
+"""How durable stores write runs and their events: compact JSON, the same in all of them. No pickle.
+
+A batch is what one append adds: ``[1, time, event, ...]``, the version of the format first. An event is
+``[code, ns since the event before, payload]``, followed by its path and span id where those are not the same as of the
+event before, and by ``changes`` where user code made some. Sequence numbers are counted from the batch's first.
+A payload leaves out what is None, what it shares with the path, and a value that a ``*_ref`` says where to find.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pydantic_core import from_json
+
+from spanflow.errors import SpanflowError
+from spanflow.events import (
+    Counts,
+    Entry,
+    Envelope,
+    Finish,
+    Resumed,
+    RunIds,
+    Start,
+    StepError,
+    StepFinish,
+    StepResultEvent,
+    StepRetry,
+    StepStart,
+    StepSuspended,
+    StepWaiting,
+    ToolCall,
+    ToolCallStreamingStart,
+    ToolResultEvent,
+)
+from spanflow.plan import Plan
+from spanflow.ports import Message, RunRecord
+from spanflow.schema import to_json
+from spanflow.tracing.metadata import as_json
+from spanflow.tracing.record import TraceRecord
+
+FORMAT = 1
+"""Version of what is written here. It is raised when a program that knows only the version before would misread."""
+
+Payload = dict[str, Any]
+
+
+def encode_batch(entries: Sequence[Entry]) -> str:
+    """Write the events of one append.
+
+    Raises:
+        SpanflowError: a value is not JSON; the error names the step and the type.
+    """
+    time = entries[0].timestamp
+    rows: list[Any] = [FORMAT, time]
+    path, span_id = "", None
+    for entry in entries:
+        code, shorten = _WRITE[entry.kind]
+        row: list[Any] = [code, entry.timestamp - time, shorten(entry.payload, entry.path)]
+        time = entry.timestamp
+        if entry.path != path or entry.span_id != span_id or entry.changes is not None:
+            path, span_id = entry.path, entry.span_id
+            row += (path, None if span_id is None else f"{span_id:016x}")
+            if entry.changes is not None:
+                row.append(entry.changes)
+        rows.append(row)
+    try:
+        return to_json(rows)
+    except SpanflowError as error:
+        raise _named(entries) or error from None
+
+
+def decode_batch(text: str, ids: RunIds, first_seq: int) -> list[Entry]:
+    """Read back what ``encode_batch`` wrote. Values are plain JSON; a step's schema gives them their types.
+
+    Raises:
+        SpanflowError: it was written by a newer version, or is damaged.
+    """
+    try:
+        version, time, *rows = from_json(text)
+        if version == FORMAT:
+            return _entries(rows, time, ids, first_seq)
+    except (ValueError, TypeError, LookupError) as error:
+        raise SpanflowError(
+            f"The journal of run {ids.run_id!r} cannot be read at event {first_seq}: {error}."
+            " The store is damaged; restore it from a backup."
+        ) from error
+    raise _too_new(f"Event {first_seq} of run {ids.run_id!r}", version)
+
+
+def encode_record(record: RunRecord) -> str:
+    """Write what is fixed when a run is created.
+
+    Raises:
+        SpanflowError: a value is not JSON.
+    """
+    trace = record.trace
+    return to_json(
+        {
+            "v": FORMAT,
+            "run_id": record.run_id,
+            "workflow_id": record.workflow_id,
+            "created_at": record.created_at,
+            "resource_id": record.resource_id,
+            "initial_state": record.initial_state,
+            "runtime_context": record.runtime_context,
+            "trace": {name: getattr(trace, name) for name in TraceRecord.__slots__}
+            | {"metadata": as_json(trace.metadata)},
+            "plan": record.plan,
+        }
+    )
+
+
+def decode_record(text: str) -> RunRecord:
+    """Read back what ``encode_record`` wrote.
+
+    Raises:
+        SpanflowError: it was written by a newer version, or is damaged.
+    """
+    try:
+        found = from_json(text)
+        version = found.pop("v")
+        if version == FORMAT:
+            trace, plan = TraceRecord(**found.pop("trace")), Plan.model_validate(found.pop("plan"))
+            return RunRecord(**found, trace=trace, plan=plan)
+    except (ValueError, TypeError, LookupError) as error:
+        raise SpanflowError(
+            f"The record of a run cannot be read: {error}. The store is damaged; restore it from a backup."
+        ) from error
+    raise _too_new(f"The record of run {found.get('run_id')!r}", version)
+
+
+def encode_message(message: Message) -> str:
+    """Write what was sent to a run.
+
+    Raises:
+        SpanflowError: its payload is not JSON.
+    """
+    return to_json([message.id, message.name, message.payload])
+
+
+def decode_message(text: str) -> Message:
+    """Read back what ``encode_message`` wrote."""
+    id, name, payload = from_json(text)
+    return Message(id=id, name=name, payload=payload)
+
+
+def _entries(rows: list[list[Any]], time: int, ids: RunIds, seq: int) -> list[Entry]:
+    found: list[Entry] = []
+    path, span_id = "", None
+    for row in rows:
+        kind, lengthen = _READ[row[0]]
+        time += row[1]
+        changes = None
+        if len(row) > 3:
+            path = row[3]
+            span_id = None if row[4] is None else int(row[4], 16)
+            changes = row[5] if len(row) > 5 else None
+        found.append(Entry(kind, lengthen(row[2], path), ids, seq, time, span_id, path, changes))
+        seq += 1
+    return found
+
+
+# --- payloads: the three of every step by hand, the others by their fields
+
+
+def _short_step_start(payload: Payload, path: str) -> Payload:
+    ref = payload["input_ref"]
+    short: Payload = {} if ref is not None or payload["input"] is None else {"v": payload["input"]}
+    if ref is not None:
+        short["r"] = ref
+    _shorten_id(short, payload, path)
+    if payload["attempt"] != 1:
+        short["a"] = payload["attempt"]
+    index, iteration = payload.get("foreach_index"), payload.get("loop_iteration")
+    if index is not None:
+        short["n"] = index
+    if iteration is not None:
+        short["l"] = iteration
+    return short
+
+
+def _long_step_start(short: Payload, path: str) -> Payload:
+    payload: Payload = {
+        "id": short.get("i") or _id_of(path),
+        "attempt": short.get("a", 1),
+        "input": short.get("v"),
+        "input_ref": short.get("r"),
+    }
+    if "n" in short:
+        payload["foreach_index"] = short["n"]
+    if "l" in short:
+        payload["loop_iteration"] = short["l"]
+    return payload
+
+
+def _short_step_result(payload: Payload, path: str) -> Payload:
+    short: Payload = {}
+    ref = payload.get("output_ref")
+    if ref is not None:
+        short["r"] = ref
+    else:
+        output = payload.get("output")
+        if output is not None:
+            short["v"] = output
+    _shorten_id(short, payload, path)
+    if payload["status"] != "success":
+        short["s"] = payload["status"]
+        if payload.get("error") is not None:
+            short["e"] = payload["error"]
+    if payload.get("message_id") is not None:
+        short["m"] = payload["message_id"]
+    return short
+
+
+def _long_step_result(short: Payload, path: str) -> Payload:
+    payload: Payload = {"id": short.get("i") or _id_of(path), "status": short.get("s", "success")}
+    if "v" in short or "s" not in short:
+        payload["output"] = short.get("v")
+    if "r" in short:
+        payload["output_ref"] = short["r"]
+    if "e" in short:
+        payload["error"] = StepError(**short["e"])
+    if "m" in short:
+        payload["message_id"] = short["m"]
+    return payload
+
+
+def _short_step_finish(payload: Payload, path: str) -> Payload:
+    short: Payload = {"d": payload["duration"]}
+    _shorten_id(short, payload, path)
+    if payload["attempt"] != 1:
+        short["a"] = payload["attempt"]
+    return short
+
+
+def _long_step_finish(short: Payload, path: str) -> Payload:
+    return {"id": short.get("i") or _id_of(path), "attempt": short.get("a", 1), "duration": short["d"]}
+
+
+def _short_finish(payload: Payload, path: str) -> Payload:
+    short = {name: value for name, value in payload.items() if value is not None}
+    if "result_ref" in short:
+        short.pop("result", None)
+    return short
+
+
+def _long_finish(short: Payload, path: str) -> Payload:
+    payload: Payload = {"result": None, "result_ref": None, "error": None, "suspended": {}, **short}
+    payload["counts"] = Counts(**short["counts"])
+    return _with_error(payload)
+
+
+def _short_any(payload: Payload, path: str) -> Payload:
+    return {name: value for name, value in payload.items() if value is not None}
+
+
+def _long_start(short: Payload, path: str) -> Payload:
+    if "resumed" in short:
+        return {**short, "resumed": Resumed(**short["resumed"])}
+    return {"input": None, "metadata": {}, **short}
+
+
+def _long_retry(short: Payload, path: str) -> Payload:
+    return _with_error(dict(short))
+
+
+def _long_suspended(short: Payload, path: str) -> Payload:
+    return {"payload": None, "resume_type": None, **short}
+
+
+def _long_waiting(short: Payload, path: str) -> Payload:
+    return {"until": None, "event": None, **short}
+
+
+def _long_tool_result(short: Payload, path: str) -> Payload:
+    return _with_error(dict(short)) if "error" in short else {"result": None, **short}
+
+
+def _long_any(short: Payload, path: str) -> Payload:
+    return short
+
+
+def _with_error(payload: Payload) -> Payload:
+    if payload["error"] is not None:
+        payload["error"] = StepError(**payload["error"])
+    return payload
+
+
+_Shorten = Callable[[Payload, str], Payload]
+_KINDS: Sequence[tuple[str, type[Envelope], _Shorten, _Shorten]] = (
+    ("start", Start, _short_any, _long_start),
+    ("s", StepStart, _short_step_start, _long_step_start),
+    ("call", ToolCall, _short_any, _long_any),
+    ("stream", ToolCallStreamingStart, _short_any, _long_any),
+    ("called", ToolResultEvent, _short_any, _long_tool_result),
+    ("retry", StepRetry, _short_any, _long_retry),
+    ("suspend", StepSuspended, _short_any, _long_suspended),
+    ("wait", StepWaiting, _short_any, _long_waiting),
+    ("r", StepResultEvent, _short_step_result, _long_step_result),
+    ("f", StepFinish, _short_step_finish, _long_step_finish),
+    ("finish", Finish, _short_finish, _long_finish),
+)
+_WRITE: Mapping[type[Envelope], tuple[str, _Shorten]] = {kind: (code, short) for code, kind, short, _ in _KINDS}
+_READ: Mapping[str, tuple[type[Envelope], _Shorten]] = {code: (kind, long) for code, kind, _, long in _KINDS}
+
+
+def _shorten_id(short: Payload, payload: Payload, path: str) -> None:
+    id = payload["id"]
+    if id != path and id != _id_of(path):
+        short["i"] = id
+
+
+def _id_of(path: str) -> str:
+    """Return the id of the step that most paths end in: ``nested/each[3]`` → ``each``."""
+    name = path[path.rfind("/") + 1 :]
+    return name.partition("[")[0].partition("#")[0]
+
+
+def _named(entries: Sequence[Entry]) -> SpanflowError | None:
+    """Find the event that cannot be written, and say which step it is of."""
+    for entry in entries:
+        _, shorten = _WRITE[entry.kind]
+        for name, value in {**shorten(entry.payload, entry.path), "changes": entry.changes}.items():
+            try:
+                to_json(value)
+            except SpanflowError as error:
+                where = f"Step {entry.path!r}" if entry.path else f"Run {entry.run.run_id!r}"
+                return SpanflowError(f"{where}: {_NAMES.get(name, name)}: {error}")
+    return None
+
+
+_NAMES = {"v": "its value", "e": "its error"}
+
+
+def _too_new(what: str, version: object) -> SpanflowError:
+    return SpanflowError(
+        f"{what} is written in format {version!r}; this version of spanflow reads format {FORMAT}."
+        " Upgrade spanflow where you read this store."
+    )

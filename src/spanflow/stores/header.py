@@ -1,0 +1,72 @@
+"""What a store keeps beside the journal to find runs by: the same for all stores, so it is decided here."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from spanflow.events import Entry, Finish, RunStatus, Start, StepWaiting
+from spanflow.ports import RunRecord
+from spanflow.schema import to_json
+from spanflow.tracing.metadata import as_json
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderChange:
+    """What a batch of events says of the whole run.
+
+    Attributes:
+        status: the new one, None where it stays.
+        at: when, ns since the epoch; a time to wake at that lies before this is over.
+        ended_at: when the run ended, None where it has not.
+        wake_at: the earliest time that a step of this batch waits for.
+        releases: whether the run has no owner any more: it ended or suspended.
+    """
+
+    status: RunStatus | None
+    at: int
+    ended_at: int | None
+    wake_at: int | None
+    releases: bool
+
+
+def header_change(entries: Sequence[Entry]) -> HeaderChange | None:
+    """Return what a batch changes in the header of its run; None for the many that change nothing."""
+    last = entries[-1]
+    if last.kind is Finish:
+        status: RunStatus = last.payload["status"]
+        if status == "suspended":
+            return HeaderChange(status, last.timestamp, None, _wake_at(entries), True)
+        return HeaderChange(status, last.timestamp, last.timestamp, None, True)
+    wake_at = _wake_at(entries)
+    if entries[0].kind is Start:
+        return HeaderChange("running", last.timestamp, None, wake_at, False)
+    return None if wake_at is None else HeaderChange(None, last.timestamp, None, wake_at, False)
+
+
+def earliest(known: int | None, change: HeaderChange) -> int | None:
+    """Return when a run wants to be woken, after a change."""
+    if change.ended_at is not None:
+        return None
+    if known is None or known <= change.at:
+        return change.wake_at
+    return known if change.wake_at is None else min(known, change.wake_at)
+
+
+def metadata_of(record: RunRecord) -> dict[str, Any]:
+    """Return what a run is found by, as JSON holds it: the attributes of its root span, and its metadata."""
+    return as_json({**record.trace.attributes, **record.trace.metadata})
+
+
+def labels(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Return metadata as text to compare: key → JSON of the value."""
+    return {key: to_json(value) for key, value in as_json(metadata).items()}
+
+
+def _wake_at(entries: Sequence[Entry]) -> int | None:
+    found: int | None = None
+    for entry in entries:
+        if entry.kind is StepWaiting:
+            until: int | None = entry.payload["until"]
+            if until is not None and (found is None or until < found):
+                found = until
+    return found
