@@ -338,3 +338,89 @@ def test_a_provider_that_is_not_the_sdks_is_used_with_the_ids_it_gives() -> None
     assert facts["status"] == "success"
     assert int(facts["trace_id"], 16) == 7
     assert facts["root"] == facts["first"]
+
+
+AT_EXIT = """
+import time, warnings
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+from spanflow import Workflow
+from tests.tracing_contract.hostile import HangingExporter
+from tests.tracing_contract.scenario import halve, reserve
+
+class Slow(SpanExporter):
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def export(self, spans):
+        time.sleep(self.seconds)
+        os.write(2, f"{{os.getpid()}} {{spans[0].context.span_id:016x}} {{spans[0].name}}\\n".encode())
+        return SpanExportResult.SUCCESS
+
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor({exporter}))
+trace.set_tracer_provider(provider)
+
+async def run(items):
+    await (await Workflow("many", input=list[int]).foreach(halve).create_run()).start(list(range(items)))
+"""
+
+
+def test_the_span_of_a_tool_that_is_called_last_of_all_is_exported() -> None:
+    ended = in_process(AT_EXIT.format(exporter="Slow(0.01)") + "reserve(item='pen')")
+    assert [line.split()[2:] for line in ended.stderr.splitlines()] == [["execute_tool", "reserve"]]
+
+
+def test_a_slow_exporter_gets_all_spans_before_the_process_ends() -> None:
+    ended = in_process(AT_EXIT.format(exporter="Slow(0.005)") + "asyncio.run(run(400))")
+    exported = [line for line in ended.stderr.splitlines() if " step halve" in line or "many" in line]
+    assert len(exported) == 401
+
+
+def test_an_exporter_that_hangs_holds_up_the_exit_of_the_process_only_a_little() -> None:
+    facts = in_process("""
+        import atexit, time
+        atexit.register(lambda: (show(seconds=time.monotonic() - begin), os._exit(0)))  # registered first, called last
+
+        from opentelemetry import trace
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+        from tests.tracing_contract.hostile import HangingExporter
+        from tests.tracing_contract.scenario import reserve
+
+        provider = TracerProvider(shutdown_on_exit=False)  # the SDK's own shutdown is not what is asked here
+        provider.add_span_processor(SimpleSpanProcessor(HangingExporter()))
+        trace.set_tracer_provider(provider)
+        for _ in range(10):
+            reserve(item="pen")
+        begin = time.monotonic()
+    """).facts
+    assert facts["seconds"] < 5
+
+
+def test_a_forked_process_ends_its_own_spans_and_not_its_parents() -> None:
+    ended = in_process(
+        AT_EXIT.format(exporter="Slow(0.05)")
+        + """
+warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 and later: fork beside threads
+for _ in range(10):
+    reserve(item="pen")
+child = os.fork()
+if child == 0:
+    asyncio.run(run(1))
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+    )
+    exported = [line.split(maxsplit=2) for line in ended.stderr.splitlines()]
+    ids = [span_id for _, span_id, _ in exported]
+    assert len(ids) == len(set(ids))
+    by_process: dict[str, set[str]] = {}
+    for process, _, name in exported:
+        by_process.setdefault(process, set()).add(name)
+    assert sorted(by_process.values(), key=len) == [
+        {"execute_tool reserve"},
+        {"step halve", "foreach halve", "invoke_workflow many"},
+    ]
+    assert len(ids) == 13
