@@ -2,14 +2,16 @@
 
 ``Span.end`` calls the application's processors. The SDK's batch processor only queues; any other may export on
 the spot, and an exporter may hang. Those are ended on a thread of their own, in order, and a run waits for that
-thread at its end, a little.
+thread at its end, a little; the process at its exit, as long as the thread gets on.
 """
 
 import asyncio
+import atexit
 import os
 import queue
 import threading
 from functools import partial
+from typing import Protocol, TypeAlias
 
 from opentelemetry.trace import Span
 
@@ -19,11 +21,20 @@ _QUEUE_SIZE = 8192  # spans: what a hanging processor may hold in memory
 _PATIENCE = 1.0  # s: what the end of a run waits for processors that export on the spot
 
 
+class _Signal(Protocol):
+    """Set when the thread comes to it."""
+
+    def set(self) -> None: ...
+
+
+_Work: TypeAlias = "queue.Queue[tuple[Span, int] | _Signal]"
+
+
 class SpanEnder:
     """Ends spans on one daemon thread, in the order they were handed over."""
 
     def __init__(self) -> None:
-        self._queue: queue.Queue[tuple[Span, int] | threading.Event] = queue.Queue(_QUEUE_SIZE)
+        self._queue: _Work = queue.Queue(_QUEUE_SIZE)
         self._thread: threading.Thread | None = None
         self._pid = 0
         self._lock = threading.Lock()
@@ -45,11 +56,9 @@ class SpanEnder:
             return
         if self._stalled:
             return
-        passed = threading.Event()
-        loop, reached = asyncio.get_running_loop(), asyncio.Event()
-        marker = _Marker(passed, loop, reached)
+        reached = asyncio.Event()
         try:
-            self._queue.put_nowait(marker)
+            self._queue.put_nowait(_Reached(asyncio.get_running_loop(), reached))
             async with asyncio.timeout(_PATIENCE):
                 await reached.wait()
         except (TimeoutError, queue.Full) as error:
@@ -62,30 +71,53 @@ class SpanEnder:
         if self._thread is not None and self._pid == os.getpid():
             return
         with self._lock:
-            if self._thread is None or self._pid != os.getpid():
-                self._pid = os.getpid()
-                self._thread = threading.Thread(target=self._work, name="spanflow-span-ender", daemon=True)
-                self._thread.start()
+            if self._thread is not None and self._pid == os.getpid():
+                return
+            if self._thread is None:
+                atexit.register(self._drain_at_exit)
+            else:  # a fork: what the parent handed over is the parent's to end
+                self._queue, self._stalled = queue.Queue(_QUEUE_SIZE), False
+            self._pid = os.getpid()
+            self._thread = threading.Thread(
+                target=_end_spans, args=(self._queue,), name="spanflow-span-ender", daemon=True
+            )
+            self._thread.start()
 
-    def _work(self) -> None:
-        while True:
-            item = self._queue.get()
-            if isinstance(item, tuple):
-                span, end_time = item
-                guarded(partial(span.end, end_time))
-            else:
-                item.set()
-            self._queue.task_done()
+    def _drain_at_exit(self) -> None:
+        """Let the thread get on: what a daemon has not done when the process ends is lost. A hang costs one second."""
+        if self._pid != os.getpid():
+            return
+        passed = threading.Event()
+        try:
+            self._queue.put_nowait(passed)
+        except queue.Full:  # it hangs, or it is hopelessly behind
+            return
+        left = self._queue.unfinished_tasks
+        while not passed.wait(_PATIENCE):
+            before, left = left, self._queue.unfinished_tasks
+            if left >= before:
+                return
 
 
-class _Marker(threading.Event):
-    """Tells the event loop that the thread came this far."""
+def _end_spans(work: _Work) -> None:
+    while True:
+        item = work.get()
+        if isinstance(item, tuple):
+            span, end_time = item
+            guarded(partial(span.end, end_time))
+        else:
+            item.set()
+        work.task_done()
 
-    def __init__(self, passed: threading.Event, loop: asyncio.AbstractEventLoop, reached: asyncio.Event) -> None:
-        super().__init__()
+
+class _Reached:
+    """Tells an event loop that the thread came this far."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, reached: asyncio.Event) -> None:
         self._loop, self._reached = loop, reached
 
     def set(self) -> None:
-        super().set()
-        if not self._loop.is_closed():
+        try:
             self._loop.call_soon_threadsafe(self._reached.set)
+        except RuntimeError:  # the loop was closed meanwhile: nobody waits any more
+            pass
