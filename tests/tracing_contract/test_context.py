@@ -651,6 +651,30 @@ async def test_a_run_started_by_a_step_and_left_running_is_still_complete(traces
     assert parent_of(traces, "invoke_workflow inner") == "step start_only"
 
 
+async def test_a_task_that_outlives_its_step_stays_below_it_and_out_of_the_events(traces: Traces) -> None:
+    go = asyncio.Event()
+    left: list[asyncio.Task[int]] = []
+
+    @step
+    async def leave_behind(value: int) -> int:
+        async def later() -> int:
+            await go.wait()
+            with user.start_as_current_span("late"):
+                return await weigh(item=value)
+
+        left.append(asyncio.create_task(later()))
+        return value
+
+    stream = await (await shop().then(leave_behind).create_run()).stream(4)
+    types = [event.type async for event in stream]
+    assert types == ["start", "step-start", "step-result", "step-finish", "finish"]
+    go.set()
+    assert await left[0] == 4
+    traces.assert_complete()
+    assert parent_of(traces, "late") == "step leave_behind"
+    assert parent_of(traces, "execute_tool weigh") == "late"
+
+
 # ---------------------------------------------------------------- leaving early
 
 

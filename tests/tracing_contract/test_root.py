@@ -17,6 +17,7 @@ from pydantic import BaseModel, SecretStr
 from spanflow import (
     Event,
     InvalidInput,
+    Retry,
     Runtime,
     StepContext,
     TracingContext,
@@ -510,6 +511,21 @@ async def test_a_run_that_will_wait_for_long_announces_itself_before_it_waits(tr
     await run.cancel()
     check(traces)
     assert len(traces.find("run.started")) == 1
+
+
+async def test_a_run_that_will_try_again_after_long_announces_itself_before_it_waits(traces: Traces) -> None:
+    @step(retry=Retry(max_attempts=2, delay=50))
+    async def fail(value: int) -> int:
+        raise LookupError
+
+    clock = FakeClock(auto=False)
+    run = await shop().then(fail).create_run(clock=clock)
+    async for event in await run.stream(1):
+        if event.type == "step-retry":
+            break
+    await clock.advance(0.001)
+    assert len(traces.find("run.started")) == 1
+    await run.cancel()
 
 
 async def test_a_short_run_has_no_marker(traces: Traces) -> None:

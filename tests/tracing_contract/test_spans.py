@@ -400,6 +400,42 @@ async def test_a_step_out_of_time_failed_by_step_timeout(traces: Traces) -> None
     assert seconds(traces.one("step slow")) == 3
 
 
+async def test_a_step_out_of_time_inside_a_tool_is_recorded_on_the_step_and_the_tool_is_no_error(
+    traces: Traces,
+) -> None:
+    @tool
+    async def hang(item: int) -> int:
+        """Hang."""
+        await asyncio.Event().wait()
+        return item
+
+    @step(timeout=3)
+    async def use(value: int) -> int:
+        return await hang(item=value)
+
+    await run_to_end(await workflow().then(use).create_run(clock=FakeClock()), 1, traces)
+    kind = f"{StepTimeout.__module__}.{StepTimeout.__qualname__}"
+    assert [(name, type) for name, type, _ in recorded(traces)] == [("step use", kind)]
+    assert not is_error(traces.one("execute_tool hang"))
+    assert seconds(traces.one("execute_tool hang")) == 3
+
+
+async def test_each_attempt_records_the_failure_of_its_own_tool(traces: Traces) -> None:
+    always = OutOfStock("the very same object")
+
+    @tool
+    async def refuse(item: int) -> int:
+        """Raise."""
+        raise always
+
+    @step(retry=Retry(max_attempts=2, delay=0))
+    async def use(value: int) -> int:
+        return await refuse(item=value)
+
+    await run_to_end(await workflow().then(use).create_run(), 1, traces)
+    assert [name for name, _, _ in recorded(traces)] == ["execute_tool refuse"] * 2
+
+
 async def test_output_that_does_not_fit_is_recorded_on_the_step(traces: Traces) -> None:
     async def wrong(value: int) -> int:
         return "many"  # pyright: ignore[reportReturnType]  # what the step must not do
