@@ -85,8 +85,42 @@ def check(traces: Traces) -> None:
             assert end <= times(above)[1], span.name
 
 
+def check_told(traces: Traces, events: Sequence[Event]) -> None:
+    """Assert that the spans and the events of a run that is over tell the same."""
+    by_id = {span_id(span): span for span in ours(traces)}
+    begun: set[str] = set()
+    for event in events:
+        assert event.span_id is not None
+        span = by_id[event.span_id]
+        assert event.trace_id == trace_id(span)
+        match event.type:
+            case "start" if event.payload.resumed is None:
+                begun.add(event.span_id)
+                assert times(span)[0] == event.timestamp, span.name
+            case "step-start" | "step-waiting" | "tool-call":
+                assert event.span_id not in begun, f"{span.name} begins twice"
+                begun.add(event.span_id)
+                assert times(span)[0] == event.timestamp, span.name
+            case "step-result" | "step-finish" | "step-retry" | "step-suspended" | "tool-result":
+                assert times(span)[1] == event.timestamp, (span.name, event.type)
+            case _:
+                pass
+    last = events[-1]
+    assert last.type == "finish"
+    assert times(by_id[str(last.span_id)])[1] == last.timestamp
+    assert last.payload.counts.spans == len(by_id)
+    untold = {span.name.partition(" ")[0] for id, span in by_id.items() if id not in begun}
+    assert untold <= {"run.started", "wait"}
+
+
+async def check_run(run: Run[Any, Any], traces: Traces) -> None:
+    """Assert what holds for the spans of a run that is over, and that its recorded events tell the same."""
+    check(traces)
+    check_told(traces, [event async for event in run.observe_stream()])
+
+
 async def run_to_end(run: Run[Any, Any], value: Any, traces: Traces, *answers: Any) -> WorkflowResult[Any]:
-    """Start a run, answer it, and assert what holds for the spans of every run, and that the finish counts them."""
+    """Start a run, answer it, and assert what holds for the spans and events of every run."""
     stream = await run.stream(value)
     events: list[Event] = [event async for event in stream]
     for answer in answers:
@@ -95,7 +129,7 @@ async def run_to_end(run: Run[Any, Any], value: Any, traces: Traces, *answers: A
     result = await stream.get_workflow_state()
     if result.status != "suspended":
         check(traces)
-        assert getattr(events[-1].payload, "counts").spans == len(ours(traces))  # noqa: B009  # a union of payloads
+        check_told(traces, events)
     return result
 
 
@@ -103,6 +137,8 @@ __all__ = [
     "FakeClock",
     "attributes",
     "check",
+    "check_run",
+    "check_told",
     "errors",
     "exceptions",
     "is_error",
