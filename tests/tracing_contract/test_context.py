@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from spanflow import Event, StepContext, ToolResult, Workflow, step, tool
+from spanflow import Event, Runtime, StepContext, ToolResult, Workflow, step, tool
 from spanflow.testing import FakeClock, Traces
 from tests.tracing_contract.reading import attributes, check, parent_id, span_id, trace_id
 
@@ -737,6 +737,17 @@ async def test_canceling_the_caller_of_start_leaves_the_run_going(traces: Traces
     stop.set()
     assert (await run.wait()).unwrap() == 1
     check(traces)
+
+
+async def test_a_runtime_that_is_left_ends_the_spans_of_what_it_still_executes(traces: Traces) -> None:
+    started = asyncio.Event()
+    async with Runtime() as runtime:
+        run = await runtime.create_run(await _slow(started, asyncio.Event()))
+        with user.start_as_current_span("request"):
+            await run.stream(1)
+        await started.wait()
+    check(traces)
+    assert attributes(traces.one("invoke_workflow shop"))["spanflow.run.status"] == "canceled"
 
 
 def test_a_loop_that_ends_with_a_run_going_closes_its_spans(traces: Traces) -> None:

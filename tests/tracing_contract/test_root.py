@@ -234,6 +234,21 @@ async def test_the_start_event_tells_the_metadata(traces: Traces) -> None:
 # ---------------------------------------------------------------- whose child it is
 
 
+async def test_the_trace_id_is_known_before_the_first_event_and_never_changes(traces: Traces) -> None:
+    run = await shop().then(ask).create_run()
+    assert run.trace_id is None
+    first = await run.stream(1)
+    known = first.trace_id
+    assert known is not None
+    assert known == run.trace_id
+    events = [event async for event in first]
+    second = await run.resume_stream(5)
+    assert second.trace_id == known
+    events += [event async for event in second]
+    assert {event.trace_id for event in events} == {known}
+    assert (await second.get_workflow_state()).trace_id == known == trace_id(traces.one(ROOT))
+
+
 async def test_a_run_without_any_parent_begins_a_trace(traces: Traces) -> None:
     first, second = await start(), await start()
     assert first.trace_id != second.trace_id

@@ -391,6 +391,22 @@ async def test_an_exception_that_cannot_say_what_it_is_is_still_an_error_on_its_
     assert len(exceptions(traces.one("step mumble"))) == 1
 
 
+@pytest.mark.xfail(strict=True, reason="the run never ends")
+async def test_a_base_exception_of_the_users_fails_step_and_run(traces: Traces) -> None:
+    class Stop(BaseException):
+        """What test frameworks and such raise, so that nobody swallows it."""
+
+    @step
+    async def give_up(value: int) -> int:
+        raise Stop("at once")
+
+    run = await workflow().then(give_up).create_run()
+    async with asyncio.timeout(2):
+        result = await run_to_end(run, 1, traces)
+    assert result.status == "failed"
+    assert [(name, message) for name, _, message in recorded(traces)] == [("step give_up", "at once")]
+
+
 async def test_a_step_out_of_time_failed_by_step_timeout(traces: Traces) -> None:
     slow = step(id="slow", timeout=3)(last_forever.fn)
     await run_to_end(await workflow().then(slow).create_run(clock=FakeClock()), 1, traces)
