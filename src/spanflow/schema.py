@@ -30,16 +30,19 @@ class Schema(Generic[T]):
     ``validate(value)`` is pydantic's own bound method, in lax mode: one C call. It raises ``pydantic.ValidationError``.
     A plain class is checked with ``isinstance``; ``Any`` and a missing annotation check nothing.
     Bytes are base64 in JSON, except inside a model or pydantic dataclass, whose own config governs its fields.
+
+    With ``by_name`` the fields of a model may be given by their names also where they have aliases.
     """
 
-    __slots__ = ("_adapter", "annotation", "name", "validate")
+    __slots__ = ("_adapter", "_by_name", "annotation", "name", "validate")
 
     annotation: Any
     name: str
     validate: Callable[[Any], T]
     _adapter: TypeAdapter[T]
 
-    def __init__(self, annotation: type[T] | Any) -> None:
+    def __init__(self, annotation: type[T] | Any, *, by_name: bool = False) -> None:
+        self._by_name = by_name
         self.annotation = Any if annotation is inspect.Parameter.empty else annotation
         self.name = annotation_name(self.annotation)
         self._build()
@@ -86,7 +89,8 @@ class Schema(Generic[T]):
                     raise
                 self._adapter = TypeAdapter(annotation)
             if self._adapter.pydantic_complete:
-                self.validate = self._adapter.validator.validate_python
+                validate = self._adapter.validator.validate_python
+                self.validate = partial(validate, by_alias=True, by_name=True) if self._by_name else validate
         except (PydanticUserError, PydanticUndefinedAnnotation, SchemaError, TypeError, SyntaxError) as error:
             raise DefinitionError(
                 f"pydantic cannot handle the type {self.name}: {str(error).splitlines()[0].rstrip('.')}. "

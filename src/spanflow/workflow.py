@@ -114,7 +114,7 @@ class Workflow(Generic[In_contra, Out_co]):
             input=given,
             output=given.annotation,
             declared_output=None if output is None else Schema(output),
-            state=None if state is None else Schema(_checked_state(state, id)),
+            state=None if state is None else Schema(_checked_state(state, id), by_name=True),
             retry=checked_retry(retry, f"workflow {id!r}") or NO_RETRY,
         )
 
