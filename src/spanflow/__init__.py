@@ -32,6 +32,7 @@ from spanflow.runtime import Runtime
 from spanflow.state import RunState, StepResult
 from spanflow.step import Step, step
 from spanflow.stores.memory import MemoryStore
+from spanflow.stores.sqlite import SQLiteStore
 from spanflow.tool import Tool, ToolResult, tool
 from spanflow.tracing.options import TracingContext, TracingOptions
 from spanflow.tracing.redaction import Redacted
@@ -63,6 +64,7 @@ __all__ = [
     "RunSuspended",
     "RunUnsuccessful",
     "Runtime",
+    "SQLiteStore",
     "SpanflowError",
     "Step",
     "StepContext",

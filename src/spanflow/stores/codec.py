@@ -3,7 +3,8 @@
 A batch is what one append adds: ``[1, time, event, ...]``, the version of the format first. An event is
 ``[code, ns since the event before, payload]``, followed by its path and span id where those are not the same as of the
 event before, and by ``changes`` where user code made some. Sequence numbers are counted from the batch's first.
-A payload leaves out what is None, what it shares with the path, and a value that a ``*_ref`` says where to find.
+A payload leaves out what is None, what it shares with the path, and a value that a ``*_ref`` says where to find. The
+``step-finish`` that follows a ``step-result`` at the same moment is the ``d`` of that.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -51,17 +52,26 @@ def encode_batch(entries: Sequence[Entry]) -> str:
     """
     time = entries[0].timestamp
     rows: list[Any] = [FORMAT, time]
-    path, span_id = "", None
+    path, span_id, result = "", None, None
     for entry in entries:
-        code, shorten = _WRITE[entry.kind]
-        row: list[Any] = [code, entry.timestamp - time, shorten(entry.payload, entry.path)]
-        time = entry.timestamp
-        if entry.path != path or entry.span_id != span_id or entry.changes is not None:
+        kind, payload, at = entry.kind, entry.payload, entry.timestamp
+        same = entry.path == path and entry.span_id == span_id and entry.changes is None
+        if kind is StepFinish and result is not None and same and at == time:
+            result["d"] = payload["duration"]
+            if payload["attempt"] != 1:
+                result["a"] = payload["attempt"]
+            result = None
+            continue
+        code, shorten = _WRITE[kind]
+        short = shorten(payload, entry.path)
+        if same:
+            rows.append((code, at - time, short))
+        else:
             path, span_id = entry.path, entry.span_id
-            row += (path, None if span_id is None else f"{span_id:016x}")
-            if entry.changes is not None:
-                row.append(entry.changes)
-        rows.append(row)
+            row = (code, at - time, short, path, None if span_id is None else f"{span_id:016x}")
+            rows.append(row if entry.changes is None else (*row, entry.changes))
+        time = at
+        result = short if kind is StepResultEvent else None
     try:
         return to_json(rows)
     except SpanflowError as error:
@@ -154,8 +164,12 @@ def _entries(rows: list[list[Any]], time: int, ids: RunIds, seq: int) -> list[En
             path = row[3]
             span_id = None if row[4] is None else int(row[4], 16)
             changes = row[5] if len(row) > 5 else None
-        found.append(Entry(kind, lengthen(row[2], path), ids, seq, time, span_id, path, changes))
+        short = row[2]
+        found.append(Entry(kind, lengthen(short, path), ids, seq, time, span_id, path, changes))
         seq += 1
+        if kind is StepResultEvent and "d" in short:
+            found.append(Entry(StepFinish, _long_step_finish(short, path), ids, seq, time, span_id, path))
+            seq += 1
     return found
 
 
@@ -164,17 +178,19 @@ def _entries(rows: list[list[Any]], time: int, ids: RunIds, seq: int) -> list[En
 
 def _short_step_start(payload: Payload, path: str) -> Payload:
     ref = payload["input_ref"]
-    short: Payload = {} if ref is not None or payload["input"] is None else {"v": payload["input"]}
     if ref is not None:
-        short["r"] = ref
-    _shorten_id(short, payload, path)
+        short: Payload = {"r": ref}
+    else:
+        short = {} if payload["input"] is None else {"v": payload["input"]}
+    id = payload["id"]
+    if id != path and not path.startswith(f"{id}[") and id != _id_of(path):
+        short["i"] = id
     if payload["attempt"] != 1:
         short["a"] = payload["attempt"]
-    index, iteration = payload.get("foreach_index"), payload.get("loop_iteration")
-    if index is not None:
-        short["n"] = index
-    if iteration is not None:
-        short["l"] = iteration
+    if "foreach_index" in payload:
+        short["n"] = payload["foreach_index"]
+    if "loop_iteration" in payload:
+        short["l"] = payload["loop_iteration"]
     return short
 
 
@@ -193,15 +209,15 @@ def _long_step_start(short: Payload, path: str) -> Payload:
 
 
 def _short_step_result(payload: Payload, path: str) -> Payload:
-    short: Payload = {}
     ref = payload.get("output_ref")
     if ref is not None:
-        short["r"] = ref
+        short: Payload = {"r": ref}
     else:
         output = payload.get("output")
-        if output is not None:
-            short["v"] = output
-    _shorten_id(short, payload, path)
+        short = {} if output is None else {"v": output}
+    id = payload["id"]
+    if id != path and not path.startswith(f"{id}[") and id != _id_of(path):
+        short["i"] = id
     if payload["status"] != "success":
         short["s"] = payload["status"]
         if payload.get("error") is not None:
@@ -226,7 +242,8 @@ def _long_step_result(short: Payload, path: str) -> Payload:
 
 def _short_step_finish(payload: Payload, path: str) -> Payload:
     short: Payload = {"d": payload["duration"]}
-    _shorten_id(short, payload, path)
+    if payload["id"] != _id_of(path):
+        short["i"] = payload["id"]
     if payload["attempt"] != 1:
         short["a"] = payload["attempt"]
     return short
@@ -301,12 +318,6 @@ _KINDS: Sequence[tuple[str, type[Envelope], _Shorten, _Shorten]] = (
 )
 _WRITE: Mapping[type[Envelope], tuple[str, _Shorten]] = {kind: (code, short) for code, kind, short, _ in _KINDS}
 _READ: Mapping[str, tuple[type[Envelope], _Shorten]] = {code: (kind, long) for code, kind, _, long in _KINDS}
-
-
-def _shorten_id(short: Payload, payload: Payload, path: str) -> None:
-    id = payload["id"]
-    if id != path and id != _id_of(path):
-        short["i"] = id
 
 
 def _id_of(path: str) -> str:
