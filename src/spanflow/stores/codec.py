@@ -321,7 +321,7 @@ _READ: Mapping[str, tuple[type[Envelope], _Shorten]] = {code: (kind, long) for c
 
 
 def _id_of(path: str) -> str:
-    """Return the id of the step that most paths end in: ``nested/each[3]`` → ``each``."""
+    """Return the id in a path: ``nested/each[3]`` → ``each``. No id has ``/``, ``[`` or ``#`` in it."""
     name = path[path.rfind("/") + 1 :]
     return name.partition("[")[0].partition("#")[0]
 
@@ -335,11 +335,11 @@ def _named(entries: Sequence[Entry]) -> SpanflowError | None:
                 to_json(value)
             except SpanflowError as error:
                 where = f"Step {entry.path!r}" if entry.path else f"Run {entry.run.run_id!r}"
-                return SpanflowError(f"{where}: {_NAMES.get(name, name)}: {error}")
+                return SpanflowError(f"{where}: its {_NAMES.get(name, name)}: {error}")
     return None
 
 
-_NAMES = {"v": "its value", "e": "its error"}
+_NAMES = {"v": "value", "e": "error"}
 
 
 def _too_new(what: str, version: object) -> SpanflowError:

@@ -29,8 +29,18 @@ class HeaderChange:
     releases: bool
 
 
+_TELLING = frozenset({Start, Finish, StepWaiting})
+
+
 def header_change(entries: Sequence[Entry]) -> HeaderChange | None:
     """Return what a batch changes in the header of its run; None for the many that change nothing."""
+    for entry in entries:
+        if entry.kind in _TELLING:
+            return _change(entries)
+    return None
+
+
+def _change(entries: Sequence[Entry]) -> HeaderChange | None:
     last = entries[-1]
     if last.kind is Finish:
         status: RunStatus = last.payload["status"]

@@ -19,7 +19,7 @@ class _Kept:
     status: RunStatus = "running"
     ended_at: int | None = None
     wake_at: int | None = None
-    messages: list[Message] = field(default_factory=list[Message])
+    messages: list[Message] = field(default_factory=lambda: [])
 
 
 class MemoryStore:
@@ -52,7 +52,7 @@ class MemoryStore:
     async def append(self, run_id: str, entries: Sequence[Entry], *, expected_seq: int) -> None:
         self.append_now(run_id, entries, expected_seq)
 
-    def append_now(self, run_id: str, entries: Sequence[Entry], expected_seq: int) -> None:
+    def append_now(self, run_id: str, entries: Sequence[Entry], expected_seq: int) -> bool:
         """Do what ``append`` does. There is no I/O to wait for."""
         kept = self._kept(run_id)
         if len(kept.entries) != expected_seq:
@@ -60,12 +60,12 @@ class MemoryStore:
                 f"Run {run_id!r} stands at event {len(kept.entries)}, not {expected_seq}: somebody else drives it.",
                 run_id=run_id,
             )
-        if not entries:
-            return
-        kept.entries.extend(entries)
-        change = header_change(entries)
-        if change is not None:
-            self._change(run_id, kept, change)
+        if entries:
+            kept.entries.extend(entries)
+            change = header_change(entries)
+            if change is not None:
+                self._change(run_id, kept, change)
+        return True
 
     async def load(self, run_id: str) -> RunRecord:
         return self._kept(run_id).record
