@@ -11,7 +11,7 @@ from typing_extensions import TypeVar
 from spanflow.errors import InvalidInput, OutsideRun, StepNotCompleted
 from spanflow.events import Envelope, StepOutput
 from spanflow.explain import describe
-from spanflow.schema import Schema
+from spanflow.schema import Schema, fields_of
 from spanflow.state import RunState, without_iterations
 from spanflow.tracing.options import TracingContext
 from spanflow.tracing.spans import Scope, current_span
@@ -57,6 +57,13 @@ class AbortSignal(BaseException):
         self.reason = reason
 
 
+class Recording(Protocol):
+    """Whose event it is."""
+
+    path: str
+    ended: bool
+
+
 class RunSide(Protocol):
     """What a step needs of its run."""
 
@@ -67,8 +74,10 @@ class RunSide(Protocol):
 
     def time_ns(self) -> int: ...
 
-    def record(self, kind: type[Envelope], payload: dict[str, Any], path: str, span_id: int | None, at: int) -> None:
-        """Record a lifecycle event, or stream a delta; from any thread."""
+    def record(
+        self, step: "Recording", kind: type[Envelope], payload: dict[str, Any], span_id: int | None, at: int
+    ) -> None:
+        """Record a lifecycle event of a step, or stream a delta; from any thread. Nothing once the step has ended."""
         ...
 
     def change_state(self, scope: str, values: dict[str, Any]) -> None: ...
@@ -207,7 +216,8 @@ class StepContext(Generic[DepsT_co]):
         values = place.run.state.values.get(place.state_scope, {})
         if place.state_schema is None:
             return MappingProxyType(dict(values))
-        return place.run.revive(place.state_schema, values)
+        revived: Any = place.run.revive(place.state_schema, values)
+        return place.state_schema.validate(revived)
 
     def set_state(self, changes: BaseModel | Mapping[str, Any] | None = None, /, **fields: Any) -> Done:
         """Merge fields into the state, at once and for all steps of the workflow. ``await`` is optional.
@@ -310,7 +320,7 @@ class StepContext(Generic[DepsT_co]):
     def record(self, kind: type[Envelope], payload: dict[str, Any], span_id: int | None, at: int) -> None:
         """Record an event of this step; what a thread or task of it does after the step's end is no event."""
         if not self.ended:
-            self._place.run.record(kind, payload, self.path, span_id, at)
+            self._place.run.record(self, kind, payload, span_id, at)
 
     @property
     def run(self) -> RunSide:
@@ -333,13 +343,14 @@ def _fields(changes: BaseModel | Mapping[str, Any] | None) -> dict[str, Any]:
     if changes is None:
         return {}
     if isinstance(changes, BaseModel):
-        return {name: getattr(changes, name) for name in type(changes).model_fields}
+        return fields_of(changes)
     return dict(changes)
 
 
 def _validated_state(schema: Schema[Any], values: Mapping[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    unknown = [name for name in given if name not in getattr(schema.annotation, "model_fields", given)]
-    if unknown:
+    model: type[BaseModel] = schema.annotation
+    unknown = [name for name in given if name not in model.model_fields]
+    if unknown and model.model_config.get("extra") != "allow":
         raise InvalidInput(f"set_state: {schema.name} has no field {', '.join(map(repr, unknown))}.")
     try:
         whole = schema.validate({**values, **given})

@@ -246,6 +246,24 @@ class Definition:
             )
         return self
 
+    def check_plan(self, plan: Plan) -> None:
+        """Check that all code is here which a plan, stored with a run, names.
+
+        Raises:
+            DefinitionError: a step is gone; it names the step.
+        """
+        for node in plan.nodes:
+            for part in bodies(node) or (node,):
+                if isinstance(part, WorkflowNode):
+                    self.nested(part.id).check_plan(part.plan)
+                elif not isinstance(part, SleepNode | WaitNode):
+                    self.step(part.id)
+                elif isinstance(part, WaitNode) and part.event not in self.events:
+                    raise DefinitionError(_gone(self.id, part.event, self.events))
+            conditions = [arm.condition for arm in node.arms] if isinstance(node, BranchNode) else []
+            for condition in [*conditions, *([node.condition] if isinstance(node, LoopNode) else [])]:
+                self.step(condition)
+
     @property
     def result_schema(self) -> Schema[Any]:
         return self.declared_output or Schema(self.output)

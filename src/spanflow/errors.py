@@ -18,6 +18,7 @@ Facts are attributes as well as text.
     ├── LoopLimit              a loop wanted more than ``max_iterations``
     ├── StepNotCompleted       ``ctx.result_of`` of a step that has no result (yet)
     ├── RunInterrupted         this process stopped executing a run that another can continue
+    ├── ProcessLost            an attempt or tool call whose process died; in spans and events only
     ├── OutsideRun             something that only a step can do was called elsewhere
     └── RunUnsuccessful        ``WorkflowResult.unwrap()`` of a run that did not succeed
         ├── RunFailed
@@ -92,6 +93,12 @@ class RunInterrupted(SpanflowError):
             f"Run {run_id!r} was interrupted here before its end. It is kept: continue it with runtime.recover()."
         )
         self.run_id = run_id
+
+
+class ProcessLost(SpanflowError):
+    """The process died while this was running. Never raised: it marks the span and the event of what was lost."""
+
+    error_type = "spanflow.process_lost"
 
 
 class UnknownEvent(SpanflowError):

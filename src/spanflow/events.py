@@ -87,6 +87,7 @@ class StartPayload(_Frozen):
     input: Any = None
     metadata: dict[str, Any] = Field(default_factory=lambda: {})
     resumed: Resumed | None = None
+    recovered: bool = Field(default=False, description="whether the stretch takes over from a process that died")
 
     _always = frozenset({"metadata"})
 

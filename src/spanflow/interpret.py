@@ -46,9 +46,10 @@ class Failed:
     recorded: bool = True
 
     @property
-    def exception(self) -> Exception:
-        live = self.problem.exception
-        return live if isinstance(live, Exception) else SpanflowError(f"{self.problem.type}: {self.problem.message}")
+    def exception(self) -> BaseException:
+        """The exception itself; one of ours in its place where the failure was read from a journal."""
+        problem = self.problem
+        return problem.exception or SpanflowError(f"{problem.type}: {problem.message}")
 
 
 @dataclass(slots=True)
@@ -140,7 +141,7 @@ class Ops(Protocol):
         """Return the outcomes of a ``foreach(on_error="collect")`` as a list of ``Ok`` and ``Err``."""
         ...
 
-    def failure(self, path: str, error: Exception, *, recorded: bool = False) -> Failed:
+    def failure(self, path: str, error: BaseException, *, recorded: bool = False) -> Failed:
         """Describe an error of the plan itself."""
         ...
 
@@ -281,5 +282,5 @@ def _values(joined: Joined, what: str, path: str, ops: Ops) -> list[Value] | Out
     failures = [each for each in joined.outcomes if isinstance(each, Failed)]
     if failures:
         errors = [each.exception for each in failures]
-        return ops.failure(path, ExceptionGroup(f"{what}: {len(errors)} failed", errors), recorded=True)
+        return ops.failure(path, BaseExceptionGroup(f"{what}: {len(errors)} failed", errors), recorded=True)
     return [each for each in joined.outcomes if isinstance(each, Value)]

@@ -5,10 +5,12 @@ it. Events that are recorded between two flushes share one append, so a step cos
 """
 
 import asyncio
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any, cast
 
+from spanflow.errors import SpanflowError
 from spanflow.events import Entry, Envelope, RunIds
+from spanflow.lease import Lease
 from spanflow.ports import AppendNow, RunRecord, Store, append_now_of
 from spanflow.state import RunState
 from spanflow.stream import Feed
@@ -30,7 +32,15 @@ _DONE = _Done()
 class Journal:
     """Records what happens to a run. One for each run that executes, driven from one event loop."""
 
-    def __init__(self, store: Store, state: RunState, run_id: str, trace_id: str | None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        state: RunState,
+        run_id: str,
+        trace_id: str | None,
+        on_broken: Callable[[], None],
+        settle: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self._store = store
         self.state = state
         self.run_id = run_id
@@ -44,7 +54,10 @@ class Journal:
         self._loop = asyncio.get_running_loop()
         self._scheduled = False
         self._flushes: set[asyncio.Task[None]] = set()
-        self._append_now: AppendNow | None = append_now_of(store)
+        self._on_broken = on_broken
+        self.broken: SpanflowError | None = None
+        self._settle = settle
+        self._append_now: AppendNow | None = append_now_of(store) if settle is None else None
 
     def record(self, kind: type[Envelope], payload: dict[str, Any], path: str, span_id: int | None, at: int) -> None:
         """Number a lifecycle event and apply it. It is stored and published with the next flush."""
@@ -76,47 +89,80 @@ class Journal:
 
     def flush_soon(self) -> None:
         """Flush in the next turn of the event loop, unless somebody has by then."""
-        if not self._scheduled:
+        if not self._scheduled and not self._loop.is_closed():
             self._scheduled = True
             self._loop.call_soon(self._start_flush)
 
-    async def create(self, record: RunRecord) -> None:
+    async def create(self, record: RunRecord, lease: Lease | None) -> None:
         """Store a new run with what was recorded so far, then publish it. Raises RunConflict where the id is taken."""
         batch, self._unsaved = self._unsaved, []
-        await self._store.create(record, batch)
+        if lease is None:
+            await self._store.create(record, batch)
+        else:
+            await self._store.create(record, batch, owner=lease.owner, lease_until=lease.until())
         self.feed.publish(batch)
 
     def flush(self) -> Awaitable[None]:
-        """Store, then publish, all that was recorded. Await it: then it is stored, by whichever flush."""
-        if self._append_now is None:
-            return self._flush()
-        self._flush_now(self._append_now)
-        return _DONE
+        """Store, then publish, all that was recorded. Await it: then it is stored, by whichever flush.
 
-    def _flush_now(self, append_now: AppendNow) -> None:
-        if self._unsaved:
-            batch, lifecycle = self._take()
-            if lifecycle:
-                append_now(self.run_id, lifecycle, lifecycle[0].seq - 1)
-            self.feed.publish(batch)
+        Raises:
+            SpanflowError: the store refused, now or before; from then on nothing is recorded any more.
+        """
+        if self.broken is not None:
+            raise self.broken
+        if self._append_now is not None and not self._saving and self._flush_now(self._append_now):
+            return _DONE
+        return self._flush()
+
+    def _flush_now(self, append_now: AppendNow) -> bool:
+        """Flush on the spot. Return False where the store would have to wait; then nothing is lost."""
+        if not self._unsaved:
+            return True
+        batch, lifecycle = self._take()
+        if lifecycle:
+            try:
+                if append_now(self.run_id, lifecycle, lifecycle[0].seq - 1) is False:
+                    self._put_back(batch)
+                    return False
+            except SpanflowError as error:
+                self.broken = error
+                raise
+        self.feed.publish(batch)
+        return True
 
     async def _flush(self) -> None:
         while self._saving:
             await self._saved()
-        if not self._unsaved:
-            return
-        batch, lifecycle = self._take()
-        self._saving = True
+        if self.broken is not None:
+            raise self.broken
+        if self._unsaved:
+            # In a task of its own: whoever is canceled while waiting must not take the batch with it.
+            self._saving = True
+            task = self._loop.create_task(self._save(*self._take()))
+            self._flushes.add(task)
+            task.add_done_callback(self._flushed)
+            await asyncio.shield(task)
+
+    async def _save(self, batch: list[Entry], lifecycle: list[Entry]) -> None:
         try:
+            if self._settle is not None:
+                await self._settle()
             if lifecycle:
                 await self._store.append(self.run_id, lifecycle, expected_seq=lifecycle[0].seq - 1)
             self.feed.publish(batch)
+        except SpanflowError as error:
+            self.broken = error
+            raise
         finally:
             self._saving = False
             waiters, self._waiters = self._waiters, []
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(None)
+
+    def _put_back(self, batch: list[Entry]) -> None:
+        self._has_deltas = self._has_deltas or any(not entry.kind.lifecycle for entry in batch)
+        self._unsaved[:0] = batch
 
     def _take(self) -> tuple[list[Entry], list[Entry]]:
         """Return what was recorded since, and of it what is stored."""
@@ -138,9 +184,23 @@ class Journal:
 
     def _start_flush(self) -> None:
         self._scheduled = False
-        if self._append_now is not None:
-            self._flush_now(self._append_now)
-        elif self._unsaved:
-            task = self._loop.create_task(self._flush())
+        if self.broken is not None or self._saving:
+            return
+        try:
+            if self._append_now is not None and self._flush_now(self._append_now):
+                return
+        except SpanflowError:
+            self._on_broken()
+            return
+        if self._unsaved:
+            self._saving = True
+            task = self._loop.create_task(self._save(*self._take()))
             self._flushes.add(task)
-            task.add_done_callback(self._flushes.discard)
+            task.add_done_callback(self._flushed)
+
+    def _flushed(self, task: asyncio.Task[None]) -> None:
+        self._flushes.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._on_broken()
+        elif self._unsaved:
+            self.flush_soon()

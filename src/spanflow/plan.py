@@ -169,3 +169,24 @@ def bodies(node: Node) -> tuple[StepNode | ToolNode | WorkflowNode, ...]:
             return (node.body,)
         case _:
             return ()
+
+
+def node_at(plan: Plan, path: str) -> Node | None:
+    """Return the node that a path of a run leads to; None where the plan has none there."""
+    nodes: tuple[Node, ...] = plan.nodes
+    found: Node | None = None
+    for segment in path.split("/"):
+        id, bracket, _ = segment.partition("#")[0].partition("[")
+        found = _node_of(nodes, id, inside=bool(bracket) or "#" in segment)
+        nodes = found.plan.nodes if isinstance(found, WorkflowNode) else ()
+    return found
+
+
+def _node_of(nodes: tuple[Node, ...], id: str, *, inside: bool) -> Node | None:
+    for node in nodes:
+        if node.id == id and not (inside and isinstance(node, ForeachNode | LoopNode)):
+            return node
+        for body in bodies(node):
+            if body.id == id:
+                return body
+    return None

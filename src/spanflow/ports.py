@@ -79,9 +79,12 @@ class FoundRun:
 
 
 class AppendNow(Protocol):
-    """``Store.append`` as a plain call: a store whose append never waits may have it as ``append_now``."""
+    """``Store.append`` as a plain call, for a store that can do it on the spot, as ``append_now``.
 
-    def __call__(self, run_id: str, entries: Sequence[Entry], expected_seq: int) -> None: ...
+    Returns False, having done nothing, where it would have to wait after all.
+    """
+
+    def __call__(self, run_id: str, entries: Sequence[Entry], expected_seq: int) -> bool: ...
 
 
 def append_now_of(store: "Store") -> AppendNow | None:

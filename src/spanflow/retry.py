@@ -3,7 +3,7 @@
 import math
 import random
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from spanflow.errors import DefinitionError
 from spanflow.options import checked_count, is_number
@@ -68,7 +68,7 @@ def _require_number(name: str, value: Any, least: float, most: float, wanted: st
 
 
 def _require_exceptions(name: str, kinds: Any) -> None:
-    for kind in cast("tuple[Any, ...]", kinds) if isinstance(kinds, tuple) else (kinds,):
+    for kind in kinds if isinstance(kinds, tuple) else (kinds,):  # pyright: ignore[reportUnknownVariableType]  # anything
         if not (isinstance(kind, type) and issubclass(kind, Exception)):
             raise DefinitionError(f"Retry: {name}={kinds!r} must be an exception class or a tuple of them.")
 

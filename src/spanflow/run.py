@@ -18,7 +18,7 @@ from spanflow.events import Event, Resumed
 from spanflow.explain import describe
 from spanflow.ports import Message, RunRecord
 from spanflow.result import WorkflowResult, result_of
-from spanflow.schema import Schema, to_json
+from spanflow.schema import Schema, fields_of, to_json
 from spanflow.state import RunState
 from spanflow.stream import Subscription
 from spanflow.tracing.options import TracingContext, TracingOptions
@@ -259,9 +259,35 @@ class Run(Generic[In_contra, Out_co]):
             state = drive.state
         return self._result(state)
 
+    async def restart(self) -> "Run[In_contra, Out_co]":
+        """Take over a run whose process died, and go on with it here. Completed steps are not run again.
+
+        Raises:
+            RunConflict: the run is over or suspended, executes here already, or its process is alive.
+            DefinitionError: steps that the run still needs are gone from the workflow; the run is kept.
+        """
+        record = self._started("restart")
+        if self._engine.executing(self.run_id) is not None:
+            raise RunConflict(f"Run {self.run_id!r} executes here already.", run_id=self.run_id)
+        state = await self._state()
+        if state.status != "running":
+            raise RunConflict(
+                f"Run {self.run_id!r} is {state.status}: there is nothing to take over."
+                + (" Answer it with resume()." if state.status == "suspended" else ""),
+                run_id=self.run_id,
+            )
+        self._definition.check_plan(record.plan)
+        launch = self._launch(state, record, {"workflow_id": self.workflow_id, "recovered": True})
+        messages = await self._engine.store.messages(self.run_id)
+        launch.inbox = [each for each in messages if each.id not in state.consumed]
+        await self._engine.start(launch)
+        return self
+
     async def result_of_stretch(self, drive: Drive) -> WorkflowResult[Out_co]:
         """Return what a stretch of this run came to, once it is over."""
         await drive.ended()
+        if drive.error is not None:
+            raise drive.error
         return self._result(drive.state)
 
     # --- inside
@@ -326,6 +352,7 @@ class Run(Generic[In_contra, Out_co]):
                     await executing.ended()
                 state = await self._state()
                 self._suspended_path(state, path)
+                self._definition.check_plan(record.plan)
                 resumed = Resumed(path=path, data=answer)
                 launch = self._launch(state, record, {"workflow_id": self.workflow_id, "resumed": resumed})
                 messages = await self._engine.store.messages(self.run_id)
@@ -374,9 +401,7 @@ class Run(Generic[In_contra, Out_co]):
         if schema is None:
             return _json_mapping("initial_state", given if not isinstance(given, BaseModel) else given.model_dump())
         value = _validated(schema, {} if given is None else given, f"workflow {self.workflow_id!r}: initial_state")
-        return (
-            {name: getattr(value, name) for name in type(value).model_fields} if isinstance(value, BaseModel) else value
-        )
+        return fields_of(value)
 
     def _suspended_path(self, state: RunState, step: str | HasResult[Any] | None) -> str:
         """Find the one path that an answer is for."""

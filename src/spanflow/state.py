@@ -27,8 +27,12 @@ from spanflow.events import (
     StepSuspended,
     StepWaiting,
     ToolCall,
+    ToolResultEvent,
 )
 from spanflow.outcome import Err, Ok
+
+PROCESS_LOST = "spanflow.process_lost"
+"""``error.type`` of an attempt whose process died. It does not count against the step's retries."""
 
 
 @dataclass(slots=True)
@@ -49,6 +53,7 @@ class StepResult:
     answers: tuple[Any, ...] = ()
     suspended_at: int | None = None
     resumed_at: int | None = None
+    attempt_at: int = 0
 
     @property
     def completed(self) -> bool:
@@ -76,8 +81,10 @@ class RunState:
     values: dict[str, dict[str, Any]] = field(default_factory=lambda: {})
     consumed: set[str] = field(default_factory=lambda: set[str]())
     waiting: set[str] = field(default_factory=lambda: set[str]())
+    open_calls: dict[str, Entry] = field(default_factory=lambda: {})
     started_at: int = 0
     ended_at: int | None = None
+    last_at: int = 0
     steps_run: int = 0
     tool_calls: int = 0
     retries: int = 0
@@ -122,6 +129,7 @@ class RunState:
         if not kind.lifecycle:
             return
         self.seq = entry.seq
+        self.last_at = entry.timestamp
         if entry.changes is not None:
             self.decisions.update(entry.changes.get("decisions", ()))
             for scope, values in entry.changes.get("state", {}).items():
@@ -177,16 +185,22 @@ def _step_start(state: RunState, entry: Entry, payload: dict[str, Any]) -> None:
     path = entry.path
     known = state.steps.get(path)
     if known is None:
-        state.steps[path] = StepResult(payload["id"], path, "running", payload["attempt"], started_at=entry.timestamp)
+        at = entry.timestamp
+        state.steps[path] = StepResult(payload["id"], path, "running", payload["attempt"], started_at=at, attempt_at=at)
         state.steps_run += 1
     else:
-        known.status, known.attempt = "running", payload["attempt"]
+        known.status, known.attempt, known.until = "running", payload["attempt"], None
+        known.attempt_at = entry.timestamp
 
 
 def _step_retry(state: RunState, entry: Entry, payload: dict[str, Any]) -> None:
     step = state.steps[entry.path]
-    step.failures += 1
     step.error = payload["error"]
+    step.ended_at = entry.timestamp
+    if step.error is not None and step.error.type == PROCESS_LOST:
+        return  # it was not the step that failed
+    step.failures += 1
+    step.status, step.until = "waiting", entry.timestamp + int(payload["delay"] * 1e9)
     state.retries += 1
 
 
@@ -219,6 +233,11 @@ def _step_result(state: RunState, entry: Entry, payload: dict[str, Any]) -> None
 
 def _tool_call(state: RunState, entry: Entry, payload: dict[str, Any]) -> None:
     state.tool_calls += 1
+    state.open_calls[payload["tool_call_id"]] = entry
+
+
+def _tool_result(state: RunState, entry: Entry, payload: dict[str, Any]) -> None:
+    state.open_calls.pop(payload["tool_call_id"], None)
 
 
 def _finish(state: RunState, entry: Entry, payload: dict[str, Any]) -> None:
@@ -243,6 +262,7 @@ _APPLY: dict[type[Envelope], Callable[[RunState, Entry, dict[str, Any]], None]] 
     StepWaiting: _step_waiting,
     StepResultEvent: _step_result,
     ToolCall: _tool_call,
+    ToolResultEvent: _tool_result,
     Finish: _finish,
 }
 

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
+from spanflow.errors import SpanflowError
 from spanflow.events import Entry, Event, Finish, StepOutput, ToolCallDelta
 from spanflow.ports import Store
 
@@ -23,6 +24,7 @@ class Feed:
     def __init__(self) -> None:
         self.last_seq = 0
         self.closed = False
+        self.error: SpanflowError | None = None
         self._readers: set[Subscription] = set()
 
     def publish(self, entries: Sequence[Entry]) -> None:
@@ -31,9 +33,10 @@ class Feed:
         for reader in self._readers:
             reader.push(entries)
 
-    def close(self) -> None:
-        """Say that nothing follows: the run ended or suspended."""
+    def close(self, error: SpanflowError | None = None) -> None:
+        """Say that nothing follows: the run ended or suspended, or this process cannot go on with it."""
         self.closed = True
+        self.error = error
         for reader in self._readers:
             reader.wake()
         self._readers.clear()
@@ -112,6 +115,8 @@ class Subscription(AsyncIterator[Event]):
                     continue
             if self._feed is None or self._feed.closed:
                 self.close()
+                if self._feed is not None and self._feed.error is not None:
+                    raise self._feed.error
                 break
             await self._woken()
         raise StopAsyncIteration

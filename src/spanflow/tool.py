@@ -260,13 +260,13 @@ class Invocation:
             {names.TOOL_NAME: tool.id, names.TOOL_TYPE: "function"},
             failed,
         )
-        if failed is not None and step is not None and step.scope.recorded is failed:
-            scope.recorded = failed
+        if failed is not None and step is not None and step.scope.has_recorded(failed):
+            scope.recorded_inside(failed)
         scope.end(at, failed)
         if step is None:
             return
         if failed is not None:
-            step.scope.recorded = failed
+            step.scope.recorded_inside(failed)
         outcome = {"result": self._result} if error is None else {"error": failure(error, step.path)}
         payload = {"tool_call_id": self._call_id, "tool_name": tool.id, **outcome}
         step.record(ToolResultEvent, payload, scope.span_id, at)

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from spanflow.events import StepFinish, StepResultEvent
+from spanflow.errors import ProcessLost
+from spanflow.events import Entry, StepError, StepFinish, StepResultEvent, StepRetry, ToolResultEvent
 from spanflow.journal import Journal
-from spanflow.state import RunState, StepResult
+from spanflow.plan import ForeachNode, Plan, WorkflowNode, node_at
+from spanflow.state import PROCESS_LOST, RunState, StepResult
 from spanflow.tracing import names
 from spanflow.tracing.roots import RootScope
 from spanflow.tracing.spans import Scope
@@ -17,6 +19,9 @@ class Ending(Protocol):
     state: RunState
     journal: Journal
     root: RootScope
+
+    @property
+    def plan(self) -> Plan: ...
 
 
 def close_open(run: Ending, at: int, under: Sequence[str] = ("",)) -> None:
@@ -62,6 +67,49 @@ def _end_frame(run: Ending, step: StepResult, at: int) -> None:
     _record(run, step, scope.span_id, at)
 
 
+def close_lost(run: Ending, lost_at: int, at: int) -> None:
+    """Close the tool calls and attempts of a process that died, so that what they exported has its parent.
+
+    They end as errors of type ``spanflow.process_lost``, at ``lost_at``, the last moment that the journal knows of.
+    """
+    for call_id, entry in list(run.state.open_calls.items()):
+        _lose_call(run, call_id, entry, lost_at, at)
+    for step in list(run.state.steps.values()):
+        if step.status == "running" and not _is_frame(run, step.path):
+            _lose_attempt(run, step, lost_at, at)
+
+
+def _lose_call(run: Ending, call_id: str, entry: Entry, lost_at: int, at: int) -> None:
+    name = entry.payload["tool_name"]
+    attributes = {
+        names.OPERATION: "execute_tool",
+        names.TOOL_NAME: name,
+        names.TOOL_TYPE: "function",
+        names.TOOL_CALL_ID: call_id,
+    }
+    error = ProcessLost(f"The process died while tool {name!r} was running.")
+    step = run.state.steps.get(entry.path)
+    scope = _around(run, entry.path)
+    if step is not None:
+        scope = scope.reopened(f"step {step.id}", step.path, {}, step.attempt_at, attempt=step.attempt)
+    start, end = entry.timestamp, max(lost_at, entry.timestamp)
+    scope.interval(f"execute_tool {name}", "", 0, attributes, start, end, error, span_id=entry.span_id)
+    problem = StepError(path=entry.path, type=PROCESS_LOST, message=str(error))
+    payload = {"tool_call_id": call_id, "tool_name": name, "error": problem}
+    run.journal.record(ToolResultEvent, payload, entry.path, entry.span_id, at)
+
+
+def _lose_attempt(run: Ending, step: StepResult, lost_at: int, at: int) -> None:
+    path, number = step.path, step.attempt
+    attributes = {names.STEP_ID: step.id, names.STEP_PATH: path, names.STEP_ATTEMPT: number}
+    error = ProcessLost(f"The process died in attempt {number} of step {path!r}.")
+    start, end = step.attempt_at, max(lost_at, step.attempt_at)
+    span_id = _around(run, path).interval(f"step {step.id}", path, number, attributes, start, end, error)
+    problem = StepError(path=path, type=PROCESS_LOST, message=str(error))
+    payload = {"id": step.id, "attempt": number, "error": problem, "delay": 0.0}
+    run.journal.record(StepRetry, payload, path, span_id, at)
+
+
 def _around(run: Ending, path: str) -> Scope:
     """Return the scope of the frame that a path stands in."""
     frames = [step for step in run.state.steps.values() if _encloses(step.path, path)]
@@ -69,12 +117,16 @@ def _around(run: Ending, path: str) -> Scope:
 
 
 def _frame_scope(run: Ending, frame: StepResult) -> Scope:
-    is_foreach = f"{frame.path}[0]" in run.state.steps
+    is_foreach = isinstance(node_at(run.plan, frame.path), ForeachNode)
     name = f"foreach {frame.id}" if is_foreach else f"invoke_workflow {frame.id}"
     attributes: dict[str, Any] = {names.STEP_ID: frame.id, names.STEP_PATH: frame.path}
     if not is_foreach:
         attributes |= {names.OPERATION: "invoke_workflow", names.WORKFLOW_NAME: frame.id}
     return _around(run, frame.path).reopened(name, frame.path, attributes, frame.started_at)
+
+
+def _is_frame(run: Ending, path: str) -> bool:
+    return isinstance(node_at(run.plan, path), ForeachNode | WorkflowNode)
 
 
 def _encloses(frame: str, path: str) -> bool:

@@ -2,26 +2,28 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
 
 from spanflow.clock import Clock
-from spanflow.context import Place, T, enter_step
+from spanflow.context import Place, Recording, T, enter_step
 from spanflow.definition import Definition
-from spanflow.engines.closing import close_open
+from spanflow.engines.closing import close_lost, close_open
 from spanflow.engines.local_ops import LocalOps
-from spanflow.errors import InvalidOutput, RunConflict
+from spanflow.errors import DefinitionError, InvalidOutput, RunConflict, RunInterrupted, SpanflowError, StoreError
 from spanflow.events import Envelope, Finish, FinishStatus, Resumed, Start, StepError
 from spanflow.explain import describe
 from spanflow.failure import failure
 from spanflow.interpret import Bailed, Canceled, Failed, Outcome, Suspended, Value, interpret
 from spanflow.journal import Journal
+from spanflow.lease import Lease
+from spanflow.plan import Plan
 from spanflow.ports import Message, RunRecord, Store
-from spanflow.schema import Schema
+from spanflow.schema import Schema, to_json
 from spanflow.state import RunState
 from spanflow.tracing import metrics, names
 from spanflow.tracing.roots import RootScope
@@ -43,6 +45,7 @@ class Launch:
     inbox: list[Message] = field(default_factory=lambda: [])
     resume_schemas: dict[str, Schema[Any]] = field(default_factory=lambda: {})
     resumed_by: Sequence[Link] = ()
+    lease: Lease | None = None
 
 
 class Drive:
@@ -51,6 +54,7 @@ class Drive:
     def __init__(self, launch: Launch, store: Store, clock: Clock) -> None:
         self._launch = launch
         self._store = store
+        self._values_are_live = bool(getattr(store, "is_live", False))
         self.clock = clock
         self.run_id = launch.record.run_id
         self.state = launch.state
@@ -58,10 +62,10 @@ class Drive:
         self.runtime_context: Mapping[str, Any] = launch.record.runtime_context
         self.root = launch.root
         self.resume_schemas = launch.resume_schemas
-        self.journal = Journal(store, launch.state, self.run_id, launch.root.trace_id)
+        self.journal = Journal(store, launch.state, self.run_id, launch.root.trace_id, self._stop, self._settles())
+        self.error: SpanflowError | None = None
         self.inbox = launch.inbox
         self._arrived: asyncio.Event | None = None
-        self._values_are_live = bool(getattr(store, "is_live", False))
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._task: asyncio.Task[None] | None = None
@@ -69,6 +73,7 @@ class Drive:
         self._finishing = False
         self._over = False
         self._canceled = False
+        self._interrupted = False
         self._begun = False
         self._timer: asyncio.TimerHandle | None = None
         self._waiters: list[asyncio.Future[None]] = []
@@ -76,34 +81,58 @@ class Drive:
 
     # --- what steps see
 
+    @property
+    def plan(self) -> Plan:
+        """The plan that the run was started with."""
+        return self._launch.record.plan
+
     def time_ns(self) -> int:
         return self.clock.time_ns()
 
-    def record(self, kind: type[Envelope], payload: dict[str, Any], path: str, span_id: int | None, at: int) -> None:
+    def record(
+        self, step: Recording, kind: type[Envelope], payload: dict[str, Any], span_id: int | None, at: int
+    ) -> None:
         if threading.get_ident() == self._thread:
-            self._record(kind, payload, path, span_id, at)
-        else:
-            self._loop.call_soon_threadsafe(self._record, kind, payload, path, span_id, at)
+            self._record(step, kind, payload, span_id, at)
+        elif not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._record, step, kind, payload, span_id, at)
 
     def change_state(self, scope: str, values: dict[str, Any]) -> None:
         self.journal.change_state(scope, values)
 
     def revive(self, schema: Schema[T], value: Any) -> T:
-        return schema.validate(value) if self._values_are_live else schema.restore(value)
+        if self._values_are_live:
+            return cast("T", value)
+        try:
+            return schema.restore(value)
+        except ValidationError as error:
+            raise _Misfit(
+                f"Run {self.run_id!r} holds a value that is no {schema.name} any more: {describe(error)}"
+                " The type has changed since it was recorded. Bring back what fits; the run is kept as it is."
+            ) from None
+
+    def check_storable(self, value: Any, path: str) -> None:
+        """Refuse a value that the store could not keep, while it is still the step that fails for it."""
+        if not self._values_are_live:
+            try:
+                to_json(value)
+            except SpanflowError as error:
+                raise InvalidOutput(f"Step {path!r} returned what cannot be stored: {error}") from None
 
     # --- what the engine does
 
     async def begin(self) -> None:
         """Record the start. Raises RunConflict where somebody else did."""
-        launch, at = self._launch, self.clock.time_ns()
+        launch, at, lost_at = self._launch, self.clock.time_ns(), self.state.last_at
         self.first_seq = self.state.seq + 1
         if self.state.seq == 0:
             at = launch.record.created_at
             self.state.values[""] = dict(launch.record.initial_state)
             self.journal.record(Start, launch.start, "", self.root.span_id, at)
-            await self.journal.create(launch.record)
+            await self.journal.create(launch.record, launch.lease)
         else:
             self.journal.record(Start, launch.start, "", self.root.span_id, at)
+            close_lost(self, lost_at, at)
             await self.journal.flush()
 
     async def end_canceled(self) -> None:
@@ -117,6 +146,10 @@ class Drive:
         self._count_active(1)
         self._task = self._loop.create_task(self._run(), context=context)
 
+    @property
+    def over(self) -> bool:
+        return self._over
+
     async def ended(self) -> None:
         """Return when the stretch is over. Being canceled while waiting does not stop the run."""
         if self._over:
@@ -125,15 +158,33 @@ class Drive:
         self._waiters.append(waiter)
         await waiter
 
+    def _settles(self) -> Callable[[], Awaitable[None]] | None:
+        """What has to be awaited before a durable append, so that a span is out before the journal says it is over."""
+        spans = self.root.spans
+        return None if self._values_are_live or spans.ends_inline or spans.tracer is None else spans.settle
+
+    @property
+    def leaving(self) -> bool:
+        """Whether this process no longer drives the run: then nothing is recorded, and open spans stay open."""
+        return self._interrupted or self.journal.broken is not None
+
+    def interrupt(self) -> None:
+        """Stop executing without ending the run: whoever comes next goes on from its journal."""
+        self._interrupted = True
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._task is not None and self._begun and not self._finishing:  # a task canceled before it runs never runs
+            self._task.cancel()
+
     def check_canceled(self) -> None:
         """Raise CancelledError where the run was canceled, also if a step has swallowed the first one."""
-        if self._canceled:
+        if self._canceled or self._interrupted:
             raise asyncio.CancelledError
 
     def cancel(self) -> None:
         self._canceled = True
-        if self._task is not None and self._begun and not self._finishing:  # a task canceled before it runs never runs
-            self._task.cancel()
+        self._stop()
 
     @property
     def arrived(self) -> asyncio.Event:
@@ -164,14 +215,15 @@ class Drive:
         if moment is None or moment - self.state.started_at > ANNOUNCE_AFTER * 1e9:
             self.root.announce()
 
-    def _record(self, kind: type[Envelope], payload: dict[str, Any], path: str, span_id: int | None, at: int) -> None:
-        known = self.state.steps.get(path)
-        if self._finishing or (known is not None and known.status != "running"):
+    def _record(
+        self, step: Recording, kind: type[Envelope], payload: dict[str, Any], span_id: int | None, at: int
+    ) -> None:
+        if self._finishing or self.leaving or step.ended:
             return  # a thread or task that outlived its step, or the run
         if not kind.lifecycle:
-            self.journal.stream(kind, payload, path, span_id, at)
+            self.journal.stream(kind, payload, step.path, span_id, at)
             return
-        self.journal.record(kind, payload, path, span_id, at)
+        self.journal.record(kind, payload, step.path, span_id, at)
         self.journal.flush_soon()
 
     async def _run(self) -> None:
@@ -180,33 +232,44 @@ class Drive:
         enter_step(None)
         root.enter()
         self._loop.call_soon(self._arm)
-        given = self.revive(definition.input, self.state.input)
-        place = Place(self, definition.id, "", given, definition.state, "")
-        outcome: Outcome | None
+        outcome: Outcome
         try:
             self.check_canceled()
+            given = self.revive(definition.input, self.state.input)
+            place = Place(self, definition.id, "", given, definition.state, "")
             if root.spans.captures_input:
                 root.capture_input(names.RUN_INPUT, given, definition.input.annotation)
             outcome = await interpret(
                 self._launch.record.plan, Value(given, ""), LocalOps(self, root, definition, place)
             )
-        except asyncio.CancelledError:
+        except (KeyboardInterrupt, SystemExit):  # the process is about to end
+            self._interrupted = True
+            self._finishing = True
+            self.error = RunInterrupted(self.run_id)
+            self._end()
+            raise
+        except asyncio.CancelledError:  # by cancel(), or because the event loop ends
+            self._interrupted = self._interrupted or not (self._canceled or self._values_are_live)
             outcome = Canceled("canceled")
-        except RunConflict:  # somebody else drives this run now: it is theirs to finish
-            outcome = None
-        except Exception as error:
+        except BaseException as error:
+            self.error = _misfit_in(error)
             outcome = Failed(failure(error, ""), recorded=False)
         finally:
             if self._timer is not None:
                 self._timer.cancel()
         self._finishing = True
-        if self._canceled and outcome is not None:
-            outcome = Canceled("canceled")
         self._count_active(-1)
         try:
-            if outcome is not None:
-                await self._finish(outcome)
+            if self.error is None and not self.leaving:
+                await self._finish(Canceled("canceled") if self._canceled else outcome)
+            elif self._interrupted and self.journal.broken is None:
+                await self.journal.flush()
+        except SpanflowError as error:  # the store has failed; the journal keeps what it has
+            self.error = error
         finally:
+            self.error = self.error or self.journal.broken
+            if self.error is None and self._interrupted:
+                self.error = RunInterrupted(self.run_id)
             self._end()
 
     async def _finish(self, outcome: Outcome) -> None:
@@ -233,8 +296,7 @@ class Drive:
         else:
             if self.state.unfinished:
                 close_open(self, at)
-            if status == "success":
-                root.capture_output(names.RUN_OUTPUT, value.data, definition.output)
+            self._capture(value if status == "success" else None)
             error = outcome.exception if isinstance(outcome, Failed) else None
             root.finish(at, status, error, record=isinstance(outcome, Failed) and not outcome.recorded)
             if root.spans.measures:
@@ -254,6 +316,17 @@ class Drive:
         }
         self.journal.record(Finish, payload, "", root.span_id, at)
         await self.journal.flush()
+
+    def _capture(self, result: Value | None) -> None:
+        """Record input and output on the root, where asked for; one that an earlier stretch started is made first."""
+        root, definition = self.root, self._launch.definition
+        if not (root.spans.captures_input or root.spans.captures_output):
+            return
+        if self.state.stretch > 1:
+            root.revive()
+            root.capture_input(names.RUN_INPUT, self.state.input, definition.input.annotation)
+        if result is not None:
+            root.capture_output(names.RUN_OUTPUT, result.data, definition.output)
 
     def _arm(self) -> None:
         """Set the timer of the announcement, for a run that outlives a turn of the event loop."""
@@ -275,7 +348,7 @@ class Drive:
         """Let go of the run, and tell all who wait for it."""
         self._over = True
         self._on_end(self)
-        self.journal.feed.close()
+        self.journal.feed.close(self.error)
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -293,6 +366,18 @@ class Drive:
                 f"Workflow {definition.id!r} must give {schema.name}: {describe(error, schema.annotation)}"
             )
             return Failed(failure(problem, ""), recorded=False)
+
+
+class _Misfit(DefinitionError):
+    """A recorded value does not fit the type that the workflow now gives it."""
+
+
+def _misfit_in(error: BaseException) -> SpanflowError | None:
+    """Return what says that the workflow has changed under the run, or that the store failed: the run is then kept."""
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return next((found for each in group.exceptions if (found := _misfit_in(each)) is not None), None)
+    return error if isinstance(error, (DefinitionError, RunConflict, StoreError)) else None
 
 
 def _nothing(drive: Drive) -> None:

@@ -13,6 +13,7 @@ from spanflow.events import ResultStatus, StepFinish, StepResultEvent
 from spanflow.failure import failure
 from spanflow.interpret import Bailed, Failed, Outcome, Position, Suspended, Value
 from spanflow.journal import Journal
+from spanflow.plan import Plan
 from spanflow.ports import Message
 from spanflow.schema import Schema
 from spanflow.state import StepResult
@@ -36,11 +37,21 @@ class Driver(RunSide, Protocol):
     root: RootScope
 
     @property
+    def plan(self) -> Plan: ...
+
+    @property
     def arrived(self) -> asyncio.Event: ...
 
     def take(self, name: str) -> Message | None: ...
 
+    @property
+    def leaving(self) -> bool:
+        """Whether this process no longer drives the run: then nothing is recorded, and open spans stay open."""
+        ...
+
     def check_canceled(self) -> None: ...
+
+    def check_storable(self, value: Any, path: str) -> None: ...
 
     def announce_before(self, moment: int | None) -> None: ...
 
@@ -123,6 +134,9 @@ class Inside:
     def give_up(self, id: str, path: str, number: int, started_at: int, span_id: int | None) -> None:
         """Record that a step was canceled between two attempts; the span of the last one has ended."""
         at = self.now()
+        attributes = {names.STEP_ID: id, names.STEP_PATH: path, names.WAIT_REASON: "retry"}
+        attributes[names.STEP_STATUS] = "canceled"
+        self.scope.interval(f"wait {id}", f"{path}/retry", number, attributes, started_at, at)
         self.journal.record(StepResultEvent, {"id": id, "status": "canceled"}, path, span_id, at)
         finish = {"id": id, "attempt": number, "duration": (at - started_at) / 1e9}
         self.journal.record(StepFinish, finish, path, span_id, at)
@@ -140,11 +154,13 @@ class Inside:
         try:
             return Value(await attempt(self.definition.step(name), value.data, ctx, self.drive.clock), None)
         except Exception as error:
-            return Failed(failure(error, path), recorded=self.scope.recorded is error)
+            return Failed(failure(error, path), recorded=self.scope.has_recorded(error))
         except (SuspendSignal, BailSignal, AbortSignal) as signal:
             what = type(signal).__name__.removesuffix("Signal").lower()
             problem = SpanflowError(f"{path!r}: only a step can {what}(); a condition or function just returns.")
             return Failed(failure(problem, path), recorded=False)
+        finally:
+            ctx.ended = True
 
 
 def position_attributes(position: Position) -> dict[str, Any]:

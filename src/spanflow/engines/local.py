@@ -6,7 +6,9 @@ from typing import Any
 
 from spanflow.clock import Clock
 from spanflow.engines.drive import Drive, Launch
+from spanflow.errors import RunConflict
 from spanflow.events import Event
+from spanflow.lease import Lease
 from spanflow.ports import Message, Store
 from spanflow.schema import Schema
 from spanflow.state import RunState
@@ -16,9 +18,10 @@ from spanflow.stream import Subscription
 class LocalEngine:
     """Executes runs in this process. ``start``, resume and restart are one verb: continue from the journal."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock, lease: Lease | None = None) -> None:
         self.store = store
         self.clock = clock
+        self.lease = lease
         self._drives: dict[str, Drive] = {}
         self._resume_schemas: dict[str, dict[str, Schema[Any]]] = {}
 
@@ -26,14 +29,21 @@ class LocalEngine:
         """Continue a run from its journal. Raises RunConflict where somebody else has."""
         run_id = launch.record.run_id
         launch.resume_schemas = self._resume_schemas.get(run_id, {})
+        launch.lease = self.lease
+        await self._claim(launch)
         drive = Drive(launch, self.store, self.clock)
-        await drive.begin()
+        try:
+            await drive.begin()
+        except BaseException:
+            await self._release(run_id)
+            raise
         self._drives[run_id] = drive
         drive.launch(copy_context(), self._ended)
         return drive
 
     async def end_canceled(self, launch: Launch) -> Drive:
         """End a run that nobody executes, e.g. a suspended one, as canceled."""
+        await self._claim(launch)
         drive = Drive(launch, self.store, self.clock)
         await drive.end_canceled()
         self._ended(drive)
@@ -82,10 +92,37 @@ class LocalEngine:
         drive = self._drives.get(run_id)
         return Subscription(self.store, run_id, drive.journal.feed if drive else None, after=after)
 
+    async def keep_alive(self) -> None:
+        """Show a sign of life for all that executes here, and stop what somebody else has taken over."""
+        if self.lease is None or not self._drives:
+            return
+        mine = list(self._drives.values())
+        kept = await self.store.renew(self.lease.owner, lease_until=self.lease.until())
+        for drive in mine:
+            if drive.run_id not in kept and not drive.over:
+                drive.interrupt()
+
     async def aclose(self) -> None:
-        """Cancel all that executes here."""
-        for run_id in list(self._drives):
-            await self.cancel(run_id)
+        """Stop all that executes here. Runs in memory are canceled; of others the lease is given back at once."""
+        for drive in list(self._drives.values()):
+            if self.values_are_live:
+                drive.cancel()
+            else:
+                drive.interrupt()
+            await drive.ended()
+            await self._release(drive.run_id)
+
+    async def _claim(self, launch: Launch) -> None:
+        run_id = launch.record.run_id
+        if self.lease is None or launch.state.seq == 0:
+            return
+        now, until = self.lease.now(), self.lease.until()
+        if not await self.store.claim(run_id, self.lease.owner, now=now, lease_until=until):
+            raise RunConflict(f"Run {run_id!r} executes in another process, which is alive.", run_id=run_id)
+
+    async def _release(self, run_id: str) -> None:
+        if self.lease is not None:
+            await self.store.release(run_id, self.lease.owner)
 
     def _ended(self, drive: Drive) -> None:
         run_id = drive.run_id

@@ -94,7 +94,7 @@ class LocalOps:
                 made.append(Err(error=outcome.problem))
         return Value(made, f"{path}[?]")
 
-    def failure(self, path: str, error: Exception, *, recorded: bool = False) -> Failed:
+    def failure(self, path: str, error: BaseException, *, recorded: bool = False) -> Failed:
         return Failed(failure(error, path), recorded)
 
     async def fork(self, forks: Sequence[Fork], limit: int | None, *, keep_going: bool) -> Joined:
@@ -148,7 +148,8 @@ class LocalOps:
             raise
         except BaseException:
             scope.exit(token)
-            self._close(frame, definition, ops, scope, started_at, Canceled())
+            if not inside.drive.leaving:
+                self._close(frame, definition, ops, scope, started_at, Canceled())
             raise
         scope.exit(token)
         return inside.count(self._close(frame, definition, ops, scope, started_at, outcome))
@@ -209,7 +210,7 @@ class LocalOps:
             case Failed():
                 status, failed = "failed", outcome
                 if outcome.recorded:
-                    scope.recorded = outcome.exception
+                    scope.recorded_inside(outcome.exception)
             case Bailed():
                 status, output = "bailed", outcome.value
             case Canceled():

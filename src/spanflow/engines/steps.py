@@ -1,5 +1,6 @@
 """Run a step in this process: attempts, retries, and what a step may ask for instead of returning."""
 
+import asyncio
 from typing import Any
 
 from spanflow.attempt import attempt
@@ -35,6 +36,8 @@ async def run_step(inside: Inside, step: AnyStep, path: str, value: Value, posit
             return inside.count(settled)
         _name_the_wait(inside, known)
         number, failures = known.attempt, known.failures
+        if known.status == "waiting" and known.until is not None:  # its process died between two attempts
+            await _delay(inside, step.id, path, number, known.ended_at or known.until, known.until, None)
     while True:
         inside.drive.check_canceled()
         number += 1
@@ -61,6 +64,7 @@ async def _attempt(
     try:
         try:
             output = await attempt(step, value.data, ctx, drive.clock)
+            drive.check_storable(output, path)
         finally:
             if ctx.open_streams is not None:
                 await ctx.close_streams()
@@ -75,9 +79,14 @@ async def _attempt(
     except AbortSignal as signal:
         inside.end(id, path, number, scope, at, "canceled")
         return Canceled(signal.reason)
-    except BaseException:  # canceled: by the run, or because a sibling failed
-        inside.end(id, path, number, scope, at, "canceled")
+    except GeneratorExit:  # the loop is closing us: there is nobody left to record for
         raise
+    except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):  # by the run, or because a sibling failed
+        if not drive.leaving:
+            inside.end(id, path, number, scope, at, "canceled")
+        raise
+    except BaseException as error:  # of the user's own making
+        return await _failed(inside, step, path, number, failures, scope, at, error)
     if scope.spans.captures_output:
         scope.capture_output(names.STEP_OUTPUT, output, step.output.annotation)
     inside.end(id, path, number, scope, at, "success", Value(output, None))
@@ -92,7 +101,7 @@ async def _failed(
     failures: int,
     scope: Scope,
     started_at: int,
-    error: Exception,
+    error: BaseException,
 ) -> Outcome | _Again:
     """Try again where the step's policy says so, else the step has failed."""
     retry: Retry = step.retry or inside.definition.retry
@@ -112,14 +121,23 @@ async def _failed(
     if delay > 0:
         until = at + int(delay * 1e9)
         drive.announce_before(until)
-        try:
-            await drive.clock.sleep_until(until)
-        except BaseException:
-            inside.give_up(step.id, path, number, at, scope.span_id)
-            raise
-        attributes = {names.STEP_ID: step.id, names.STEP_PATH: path, names.WAIT_REASON: "retry"}
-        inside.scope.interval(f"wait {step.id}", f"{path}/retry", number, attributes, at, drive.clock.time_ns())
+        await _delay(inside, step.id, path, number, at, until, scope.span_id)
     return _AGAIN
+
+
+async def _delay(inside: Inside, id: str, path: str, number: int, at: int, until: int, span_id: int | None) -> None:
+    """Wait between two attempts, and give the wait a span."""
+    drive = inside.drive
+    try:
+        await drive.clock.sleep_until(until)
+    except GeneratorExit:
+        raise
+    except BaseException:
+        if not drive.leaving:
+            inside.give_up(id, path, number, at, span_id)
+        raise
+    attributes = {names.STEP_ID: id, names.STEP_PATH: path, names.WAIT_REASON: "retry"}
+    inside.scope.interval(f"wait {id}", f"{path}/retry", number, attributes, at, drive.clock.time_ns())
 
 
 def _suspended(inside: Inside, id: str, path: str, scope: Scope, started_at: int, signal: SuspendSignal) -> Outcome:

@@ -41,6 +41,8 @@ class _Wait:
         return Failed(problem)
 
     def cancel(self) -> None:
+        if self._inside.drive.leaving:  # whoever goes on with the run goes on waiting
+            return
         self.attributes[names.STEP_STATUS] = "canceled"
         self._end({"status": "canceled"})
 
@@ -72,6 +74,8 @@ async def sleep(inside: Inside, node: SleepNode, path: str, value: Value) -> Out
     drive.announce_before(until)
     try:
         await drive.clock.sleep_until(until)
+    except GeneratorExit:  # the loop is closing us
+        raise
     except BaseException:
         wait.cancel()
         raise
@@ -98,6 +102,8 @@ async def wait_for_event(inside: Inside, node: WaitNode, path: str) -> Outcome:
         message = drive.take(node.event) or await _arrival(inside, node.event, until)
     except TimeoutError:
         return inside.count(wait.fail(EventTimeout(node.event, path, node.timeout or 0.0)))
+    except GeneratorExit:
+        raise
     except BaseException:
         wait.cancel()
         raise

@@ -7,7 +7,7 @@ from typing import Any, NoReturn, overload
 from pydantic import BaseModel, ValidationError
 from typing_extensions import TypeVar
 
-from spanflow.context import AbortSignal, BailSignal, HasResult, Place, StepContext, SuspendSignal
+from spanflow.context import AbortSignal, BailSignal, HasResult, Place, Recording, StepContext, SuspendSignal
 from spanflow.errors import InvalidInput
 from spanflow.events import Envelope
 from spanflow.explain import describe
@@ -151,7 +151,9 @@ class _FakeRun:
     def time_ns(self) -> int:
         return time.time_ns()
 
-    def record(self, kind: type[Envelope], payload: dict[str, Any], path: str, span_id: int | None, at: int) -> None:
+    def record(
+        self, step: Recording, kind: type[Envelope], payload: dict[str, Any], span_id: int | None, at: int
+    ) -> None:
         self.emitted.append(payload["output"])
 
     def change_state(self, scope: str, values: dict[str, Any]) -> None:

@@ -83,7 +83,7 @@ class Untraced(RootScope):
     ) -> Scope:
         return self
 
-    def reopened(self, name: str, path: str, attributes: dict[str, Any], started_at: int) -> Scope:
+    def reopened(self, name: str, path: str, attributes: dict[str, Any], started_at: int, attempt: int = 1) -> Scope:
         return self
 
     def interval(self, *args: Any, **kwargs: Any) -> int | None:
@@ -149,8 +149,9 @@ def open_run(
         hide_input=options.hide_input,
         hide_output=options.hide_output,
         resume=options.resume,
+        baggage=_chosen_baggage(options) if options.baggage_keys else {},
     )
-    return RootScope(spans, record, span, _with_baggage(parent, options), live=True)
+    return RootScope(spans, record, span, _with_baggage(parent, record.baggage), live=True)
 
 
 def reopen_run(run_id: str, record: TraceRecord) -> RootScope:
@@ -166,7 +167,7 @@ def reopen_run(run_id: str, record: TraceRecord) -> RootScope:
         above = SpanContext(trace_id, int(record.parent_span_id, 16), True, flags, state)
         parent = trace.set_span_in_context(NonRecordingSpan(above), parent)
     root = NonRecordingSpan(SpanContext(trace_id, int(record.span_id, 16), False, flags, state))
-    return RootScope(spans, record, root, parent, live=False)
+    return RootScope(spans, record, root, _with_baggage(parent, record.baggage), live=False)
 
 
 def open_tool(name: str, attributes: dict[str, Any]) -> Scope:
@@ -220,10 +221,12 @@ def _dig(value: Any, dotted: str) -> Any:
     return value
 
 
-def _with_baggage(parent: Context, options: TracingOptions) -> Context:
-    for key in options.baggage_keys:
-        value = options.user_id if key == names.USER_ID else options.session_id if key == names.SESSION_ID else None
-        value = options.metadata.get(key, value)
-        if value is not None:
-            parent = baggage.set_baggage(key, str(value), parent)
+def _chosen_baggage(options: TracingOptions) -> dict[str, str]:
+    named = {names.USER_ID: options.user_id, names.SESSION_ID: options.session_id, **options.metadata}
+    return {key: str(named[key]) for key in options.baggage_keys if named.get(key) is not None}
+
+
+def _with_baggage(parent: Context, chosen: Mapping[str, str]) -> Context:
+    for key, value in chosen.items():
+        parent = baggage.set_baggage(key, value, parent)
     return parent

@@ -115,7 +115,7 @@ class RunSpans:
 class Scope:
     """An open span, and the context in which its children run."""
 
-    __slots__ = ("_again", "_span_context", "context", "recorded", "span", "span_id", "spans", "started_at")
+    __slots__ = ("_again", "_recorded", "_span_context", "context", "span", "span_id", "spans", "started_at")
 
     traced: ClassVar[bool] = True
 
@@ -124,7 +124,7 @@ class Scope:
         self.span = span
         self.context = trace.set_span_in_context(span, parent)
         self.started_at = started_at
-        self.recorded: BaseException | None = None
+        self._recorded: tuple[BaseException, ...] = ()
         self._again: Callable[[], Span] | None = None
         self._span_context = found = span.get_span_context()
         self.span_id: int | None = found.span_id
@@ -152,10 +152,10 @@ class Scope:
         except Exception as error:
             return Scope(spans, spans.stand_in(error, above, span_id), parent, at)
 
-    def reopened(self, name: str, path: str, attributes: dict[str, Any], started_at: int) -> "Scope":
+    def reopened(self, name: str, path: str, attributes: dict[str, Any], started_at: int, attempt: int = 1) -> "Scope":
         """Stand in for a child that was started before, here or elsewhere, and is exported when it ends."""
         spans, above = self.spans, self.span.get_span_context()
-        span_id = spans.ids.derive(path, 1)
+        span_id = spans.ids.derive(path, attempt)
         span = NonRecordingSpan(SpanContext(above.trace_id, span_id, False, above.trace_flags, above.trace_state))
         scope = Scope(spans, span, self.context, started_at)
         if above.trace_flags & TraceFlags.SAMPLED:
@@ -172,10 +172,12 @@ class Scope:
         end: int,
         error: BaseException | None = None,
         links: Sequence[Link] = (),
+        span_id: int | None = None,
     ) -> int | None:
         """Record a span that is already over, such as a wait. Return its id."""
         spans = self.spans
-        span = spans.start(name, self.context, spans.ids.derive(path, attempt), attributes, start, links)
+        span_id = spans.ids.derive(path, attempt) if span_id is None else span_id
+        span = spans.start(name, self.context, span_id, attributes, start, links)
         if error is not None:
             _fail(span, error, end, record=True)
         spans.finish(span, end)
@@ -206,6 +208,14 @@ class Scope:
         if self.spans.captures_output and self.span.is_recording():
             self.note({attribute: capture(value, annotation=annotation)})
 
+    def has_recorded(self, error: BaseException) -> bool:
+        """Tell whether a span inside this one has the exception already."""
+        return any(each is error for each in self._recorded)
+
+    def recorded_inside(self, error: BaseException) -> None:
+        """Remember that a span inside this one has the exception, so that it is recorded once."""
+        self._recorded = (*self._recorded, error)
+
     def now(self) -> int:
         """Return the time for what has no run, and so no clock."""
         return time.time_ns()
@@ -214,7 +224,7 @@ class Scope:
         """End the span; with an error as ERROR. ``record`` adds the exception, unless a span inside already has it."""
         self.revive()
         if error is not None:
-            _fail(self.span, error, at, record=record and self.recorded is not error)
+            _fail(self.span, error, at, record=record and not self.has_recorded(error))
         self.spans.finish(self.span, at)
 
     def revive(self) -> None:
@@ -256,6 +266,9 @@ def ambient_link() -> tuple[Link, ...]:
 def error_type(error: BaseException) -> str:
     """Return ``error.type`` as the conventions want it: bare for builtins, else module and qualified name."""
     kind = type(error)
+    own: str | None = getattr(kind, "error_type", None)
+    if own is not None:
+        return own
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
@@ -278,11 +291,15 @@ def _fail(span: Span, error: BaseException, at: int, *, record: bool) -> None:
         span.set_status(Status(StatusCode.ERROR, cleaned))
         if not record:
             return
-        if cleaned is message:
-            span.record_exception(error, timestamp=at)
-        else:  # text that UTF-8 cannot carry would cost the exporter the whole batch
-            stacktrace = clean("".join(traceback.format_exception(error)))
-            texts = {"exception.message": cleaned, "exception.stacktrace": stacktrace}
-            span.record_exception(error, attributes=texts, timestamp=at)
+        try:
+            if cleaned is message:
+                span.record_exception(error, timestamp=at)
+                return
+        except Exception:  # its text cannot be had the usual way
+            pass
+        # text that UTF-8 cannot carry would cost the exporter the whole batch
+        stacktrace = clean("".join(traceback.format_tb(error.__traceback__)))
+        texts = {"exception.type": error_type(error), "exception.message": cleaned, "exception.stacktrace": stacktrace}
+        span.add_event("exception", texts, at)
 
     metrics.guarded(fail)

@@ -1,0 +1,23 @@
+"""Who drives a run: an owner that shows a sign of life before its lease ends."""
+
+import time
+import uuid
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The identity of a runtime, and how long (s) it counts as alive after its last sign of life.
+
+    Leases are on the machine's clock, never on a clock that tests move: they are about processes, not about runs.
+    """
+
+    seconds: float = 15.0
+    owner: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def now(self) -> int:
+        return time.time_ns()
+
+    def until(self) -> int:
+        """Return when a lease taken now ends, ns since the epoch."""
+        return self.now() + int(self.seconds * 1e9)
