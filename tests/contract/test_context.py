@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from spanflow import (
     InvalidInput,
@@ -150,6 +150,32 @@ async def test_changing_the_state_object_in_place_changes_nothing() -> None:
     result = await result_of(Workflow("flow", input=int, state=Progress).then(mutate), 1)
     assert result.unwrap() == 0
     assert result.state == Progress()
+
+
+async def test_a_state_model_with_aliases_or_extra_fields_keeps_them() -> None:
+    class Aliased(BaseModel):
+        done: int = Field(default=0, alias="Done")
+
+    class Open(BaseModel, extra="allow"):
+        done: int = 0
+
+    @step
+    async def count(value: int, ctx: StepContext) -> int:
+        ctx.set_state(done=ctx.state.done + 1)
+        return ctx.state.done
+
+    @step
+    async def note(value: int, ctx: StepContext) -> Any:
+        ctx.set_state(note="seen")
+        return [ctx.state.given, ctx.state.note]
+
+    result = await result_of(Workflow("flow", input=int, state=Aliased).then(count), 1, initial_state={"Done": 5})
+    assert result.unwrap() == 6
+    assert result.state == Aliased(Done=6)
+
+    result = await result_of(Workflow("flow", input=int, state=Open).then(note), 1, initial_state={"given": 5})
+    assert result.unwrap() == [5, "seen"]
+    assert result.state == Open.model_validate({"given": 5, "note": "seen"})
 
 
 async def test_steps_side_by_side_lose_no_change_of_different_fields() -> None:

@@ -354,38 +354,19 @@ async def test_a_containers_events_enclose_those_of_its_steps() -> None:
     ]
 
 
-class SlowStore:
+class SlowStore(MemoryStore):
     """A store that takes its time, as one on a disk does."""
 
-    def __init__(self) -> None:
-        self._memory = MemoryStore()
-        self.stored = 0
-
-    async def create(self, record: Any, entries: Sequence[Any]) -> None:
-        await turns(3)
-        await self._memory.create(record, entries)
-        self.stored = len(entries)
+    stored = 0
 
     async def append(self, run_id: str, entries: Sequence[Any], *, expected_seq: int) -> None:
         await turns(3)
-        await self._memory.append(run_id, entries, expected_seq=expected_seq)
+        await super().append(run_id, entries, expected_seq=expected_seq)
         self.stored = expected_seq + len(entries)
-
-    async def load(self, run_id: str) -> Any:
-        return await self._memory.load(run_id)
 
     async def read(self, run_id: str, *, after: int = 0, limit: int = 1000) -> Sequence[Any]:
         await turns(3)
-        return await self._memory.read(run_id, after=after, limit=limit)
-
-    async def find(self, query: Any) -> Sequence[Any]:
-        return await self._memory.find(query)
-
-    async def post(self, run_id: str, message: Any) -> None:
-        await self._memory.post(run_id, message)
-
-    async def messages(self, run_id: str) -> Sequence[Any]:
-        return await self._memory.messages(run_id)
+        return await super().read(run_id, after=after, limit=limit)
 
 
 async def test_lifecycle_events_are_stored_before_they_are_published() -> None:
@@ -697,6 +678,20 @@ async def test_a_reader_that_never_reads_holds_a_bounded_number_of_deltas() -> N
     assert len(Token.alive) < 5_000
     assert [event.type for event in lifecycle(await read_all(stream))][-1] == "finish"
     assert [event.type for event in lifecycle(await read_all(observer))][-1] == "finish"
+
+
+async def test_the_number_is_bounded_also_where_each_delta_is_of_another_step() -> None:
+    @step
+    async def talk(value: int, ctx: StepContext) -> int:
+        await ctx.emit(Token())
+        return value
+
+    run = await Workflow("flow", input=list[int]).foreach(talk, concurrency=100).create_run()
+    stream = await run.stream(list(range(4_000)))
+    assert (await run.wait()).status == "success"
+    gc.collect()
+    assert len(Token.alive) < 2_000
+    assert (await stream.get_workflow_state()).status == "success"
 
 
 async def test_what_a_slow_reader_gets_of_a_text_is_merged_in_order_and_whole() -> None:

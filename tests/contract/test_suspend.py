@@ -318,6 +318,26 @@ async def test_parallel_collect_runs_all_so_it_waits_for_the_answer_before_it_fa
     assert result.steps["approve"].status == "success"
 
 
+async def test_questions_inside_a_failed_item_are_withdrawn() -> None:
+    @step
+    async def check(value: int) -> int:
+        await turns()
+        if value == 1:
+            raise ValueError("one")
+        return value
+
+    item = Workflow("item", input=int).parallel(approve, check)
+    flow = Workflow("flow", input=list[int]).foreach(item, concurrency=2, on_error="collect")
+    run = await suspended(flow, [1, 2])
+    assert list((await run.wait()).suspended) == ["item[1]/approve"]
+    outcomes = (await run.resume({"approved": True})).unwrap()
+    assert [each.kind for each in outcomes] == ["err", "ok"]
+    assert lines(await recorded(run), only="item[0]/approve")[-2:] == [
+        "step-result item[0]/approve",
+        "step-finish item[0]/approve",
+    ]
+
+
 async def test_a_failure_beside_a_question_fails_the_run() -> None:
     @step
     async def fails(value: int) -> int:
