@@ -232,7 +232,6 @@ async def test_a_run_that_bails_shows_the_value(traces: Traces, capturing: None)
     assert content(traces.one("invoke_workflow shop")) == {RUN[0]: 1, RUN[1]: {"enough": True}}
 
 
-@pytest.mark.xfail(strict=True, reason="what is captured of a root is lost by a resume")
 async def test_a_resumed_run_still_shows_its_input(traces: Traces, capturing: None) -> None:
     @step
     async def ask(value: int, ctx: StepContext) -> int:
@@ -441,7 +440,6 @@ async def test_the_named_keys_are_in_the_baggage_of_the_run_and_nowhere_else(tra
     assert all_baggage() == {}
 
 
-@pytest.mark.xfail(strict=True, reason="baggage keys are not in the record of a trace")
 async def test_the_named_keys_are_in_the_baggage_after_a_resume_too(traces: Traces) -> None:
     @step
     async def ask(value: int, ctx: StepContext) -> int:

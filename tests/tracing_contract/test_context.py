@@ -764,17 +764,14 @@ def test_a_loop_that_ends_with_a_run_going_closes_its_spans(traces: Traces) -> N
     assert attributes(traces.one("invoke_workflow shop"))["spanflow.run.status"] == "canceled"
 
 
-IN_A_FRAME = pytest.mark.xfail(run=False, reason="a closed loop turns GeneratorExit into RuntimeError inside frames")
-
-
 @pytest.mark.parametrize(
     "place",
     [
         "step",
         "tool",
         "streaming tool",
-        pytest.param("nested run", marks=IN_A_FRAME),
-        pytest.param("sleep", marks=IN_A_FRAME),
+        "nested run",
+        "sleep",
     ],
 )
 def test_a_loop_that_is_closed_over_a_run_upsets_no_context(

@@ -374,7 +374,6 @@ async def test_a_builtin_exception_is_typed_by_its_bare_name(traces: Traces) -> 
     assert errors(traces) == {"step divide": "ZeroDivisionError", "invoke_workflow shop": "ZeroDivisionError"}
 
 
-@pytest.mark.xfail(strict=True, reason="record_exception raises for it, and that is swallowed")
 async def test_an_exception_that_cannot_say_what_it_is_is_still_an_error_on_its_span(traces: Traces) -> None:
     class Mute(Exception):
         def __str__(self) -> str:
@@ -391,7 +390,6 @@ async def test_an_exception_that_cannot_say_what_it_is_is_still_an_error_on_its_
     assert len(exceptions(traces.one("step mumble"))) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="the run never ends")
 async def test_a_base_exception_of_the_users_fails_step_and_run(traces: Traces) -> None:
     class Stop(BaseException):
         """What test frameworks and such raise, so that nobody swallows it."""
@@ -555,7 +553,6 @@ async def test_a_tool_within_a_tool_has_the_exception_alone(traces: Traces) -> N
     assert [name for name, _, _ in recorded(traces)] == ["execute_tool weigh_nothing"]
 
 
-@pytest.mark.xfail(strict=True, reason="a step remembers only the last error of its tools")
 async def test_the_error_of_two_tools_side_by_side_is_recorded_where_it_was_raised(traces: Traces) -> None:
     @step
     async def use(value: int) -> int:
@@ -581,7 +578,6 @@ async def test_arguments_that_do_not_fit_are_an_error_of_the_tools_span(traces: 
     assert [(name, type) for name, type, _ in recorded(traces)] == [("execute_tool weigh", kind)]
 
 
-@pytest.mark.xfail(strict=True, reason="events of tools that a loop's condition calls are dropped")
 async def test_a_condition_and_the_step_of_its_loop_may_both_call_tools(traces: Traces) -> None:
     @step
     async def use(value: int) -> int:
