@@ -932,6 +932,7 @@ async def test_a_nested_run_and_a_foreach_that_were_suspended_are_one_span_each_
     await check_run(run, traces)
     foreach, (first, second) = traces.one("foreach inner"), traces.find("invoke_workflow inner")
     assert (seconds(foreach), seconds(first), seconds(second)) == (200, 200, 100)
+    assert [attributes(each)["spanflow.foreach.index"] for each in (first, second)] == [0, 1]
     for span in (foreach, first, second):
         assert (attributes(span)["spanflow.succeeded"], attributes(span)["spanflow.failed"]) == (2, 0)
 
