@@ -39,7 +39,6 @@ class Journal:
         run_id: str,
         trace_id: str | None,
         on_broken: Callable[[], None],
-        settle: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._store = store
         self.state = state
@@ -56,8 +55,13 @@ class Journal:
         self._flushes: set[asyncio.Task[None]] = set()
         self._on_broken = on_broken
         self.broken: SpanflowError | None = None
-        self._settle = settle
-        self._append_now: AppendNow | None = append_now_of(store) if settle is None else None
+        self._settle: Callable[[], Awaitable[None]] | None = None
+        self._append_now: AppendNow | None = append_now_of(store)
+
+    def settle_before_append(self, settle: Callable[[], Awaitable[None]] | None) -> None:
+        """Await this before each append."""
+        if settle is not None:
+            self._settle, self._append_now = settle, None
 
     def record(self, kind: type[Envelope], payload: dict[str, Any], path: str, span_id: int | None, at: int) -> None:
         """Number a lifecycle event and apply it. It is stored and published with the next flush."""

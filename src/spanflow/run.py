@@ -1,6 +1,7 @@
 """A run, as its user holds it: start it, stream it, answer it, cancel it, watch it."""
 
 import asyncio
+import os
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import Any, Generic, cast
@@ -34,29 +35,30 @@ _NO_OPTIONS = TracingOptions()
 class RunStream(AsyncIterator[Event], Generic[Out_co]):
     """A subscription to one stretch of a run, from its ``start`` to its ``finish``. Leaving it does not stop the run.
 
-    Attributes:
-        run_id: the run.
-        trace_id: 32 hex digits, known before the first event; None only where no tracer provider is configured.
+        Attributes:
+            run_id: the run.
+            trace_id: 32 hex digits, known before the first event; None only where no tracer provider is configured.
 
-    Example:
-        >>> import asyncio
-        >>> from spanflow import Workflow, step
-        >>> @step
-        ... async def double(value: int) -> int:
-        ...     return 2 * value
-        >>> async def main() -> None:
-        ...     run = await Workflow("twice", input=int).then(double).create_run()
-        ...     stream = await run.stream(21)
-        ...     async for event in stream:
-        ...         print(event.type)
-        ...     print((await stream.get_workflow_state()).unwrap())
-        >>> asyncio.run(main())
-        start
-        step-start
-        step-result
-        step-finish
-        finish
-        42
+        Example:
+            >>> import asyncio
+    import os
+            >>> from spanflow import Workflow, step
+            >>> @step
+            ... async def double(value: int) -> int:
+            ...     return 2 * value
+            >>> async def main() -> None:
+            ...     run = await Workflow("twice", input=int).then(double).create_run()
+            ...     stream = await run.stream(21)
+            ...     async for event in stream:
+            ...         print(event.type)
+            ...     print((await stream.get_workflow_state()).unwrap())
+            >>> asyncio.run(main())
+            start
+            step-start
+            step-result
+            step-finish
+            finish
+            42
     """
 
     def __init__(self, run: "Run[Any, Out_co]", drive: Drive, subscription: Subscription) -> None:
@@ -89,28 +91,29 @@ class RunStream(AsyncIterator[Event], Generic[Out_co]):
 class Run(Generic[In_contra, Out_co]):
     """One execution of a workflow. Made by ``workflow.create_run()`` or ``runtime.create_run(workflow)``.
 
-    Attributes:
-        run_id: its id, given or made up.
+        Attributes:
+            run_id: its id, given or made up.
 
-    Example:
-        >>> import asyncio
-        >>> from pydantic import BaseModel
-        >>> from spanflow import StepContext, Workflow, step
-        >>> class Approval(BaseModel):
-        ...     approved: bool
-        >>> @step
-        ... async def publish(text: str, ctx: StepContext) -> str:
-        ...     decision = await ctx.suspend({"publish?": text}, resume=Approval)
-        ...     return f"published {text}" if decision.approved else "kept"
-        >>> async def main() -> None:
-        ...     run = await Workflow("press", input=str).then(publish).create_run()
-        ...     result = await run.start("the news")
-        ...     print(result.status, result.suspended)
-        ...     result = await run.resume(Approval(approved=True))
-        ...     print(result.unwrap())
-        >>> asyncio.run(main())
-        suspended {'publish': {'publish?': 'the news'}}
-        published the news
+        Example:
+            >>> import asyncio
+    import os
+            >>> from pydantic import BaseModel
+            >>> from spanflow import StepContext, Workflow, step
+            >>> class Approval(BaseModel):
+            ...     approved: bool
+            >>> @step
+            ... async def publish(text: str, ctx: StepContext) -> str:
+            ...     decision = await ctx.suspend({"publish?": text}, resume=Approval)
+            ...     return f"published {text}" if decision.approved else "kept"
+            >>> async def main() -> None:
+            ...     run = await Workflow("press", input=str).then(publish).create_run()
+            ...     result = await run.start("the news")
+            ...     print(result.status, result.suspended)
+            ...     result = await run.resume(Approval(approved=True))
+            ...     print(result.unwrap())
+            >>> asyncio.run(main())
+            suspended {'publish': {'publish?': 'the news'}}
+            published the news
     """
 
     def __init__(
@@ -123,7 +126,7 @@ class Run(Generic[In_contra, Out_co]):
         deps: Any = None,
         record: RunRecord | None = None,
     ) -> None:
-        self.run_id = run_id or str(uuid.uuid4())
+        self.run_id = run_id or _new_id()
         self._definition = definition
         self._engine = engine
         self._resource_id = resource_id
@@ -131,7 +134,7 @@ class Run(Generic[In_contra, Out_co]):
         self._record = record
         self._sent_early: list[Message] = []
         self._answering: set[str] = set()
-        self._resuming = asyncio.Lock()
+        self._resuming: asyncio.Lock | None = None
 
     @property
     def workflow_id(self) -> str:
@@ -346,6 +349,7 @@ class Run(Generic[In_contra, Out_co]):
                 f"Run {self.run_id!r}: {path!r} has just been answered by another resume().", run_id=self.run_id
             )
         self._answering.add(path)
+        self._resuming = self._resuming or asyncio.Lock()
         try:
             async with self._resuming:  # answers of several steps at once take their turns
                 while (executing := self._engine.executing(self.run_id)) is not None:
@@ -433,6 +437,13 @@ class Run(Generic[In_contra, Out_co]):
     def _answer(self, state: RunState, path: str, data: Any) -> Any:
         schema = self._engine.resume_schema(self.run_id, path)
         return data if schema is None else _validated(schema, data, f"the answer for {path!r}")
+
+
+def _new_id() -> str:
+    """Return a random UUID (version 4) as text, without the object that ``uuid.uuid4`` makes on the way."""
+    digits = os.urandom(16).hex()
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
 def new_run(

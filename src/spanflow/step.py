@@ -2,12 +2,14 @@
 
 import inspect
 import sys
+import types
 from collections.abc import Callable, Coroutine
 from types import FrameType
-from typing import Any, Generic, NoReturn, cast, overload
+from typing import Annotated, Any, Generic, NoReturn, Union, cast, get_args, get_origin, overload
 
 from typing_extensions import TypeVar
 
+from spanflow.annotations import fits
 from spanflow.context import StepContext
 from spanflow.errors import DefinitionError
 from spanflow.options import checked_id, checked_timeout
@@ -227,17 +229,24 @@ def step(
 
 def read_function(fn: Callable[..., Any], what: str, localns: dict[str, Any]) -> tuple[Any, bool, Any]:
     """Return the annotation of the value, whether the function takes a context, and the annotation of the result."""
-    types = signature_types(fn, localns)
+    read = signature_types(fn, localns)
     required = [
-        each for each in types.parameters if each.required and each.kind.name not in ("VAR_POSITIONAL", "VAR_KEYWORD")
+        each for each in read.parameters if each.required and each.kind.name not in ("VAR_POSITIONAL", "VAR_KEYWORD")
     ]
-    if not types.positional or len(required) > 2 or not all(each.positional for each in required):
+    if not read.positional or len(required) > 2 or not all(each.positional for each in required):
         _refuse_signature(fn, what)
-    value, *others = types.positional
+    value, *others = read.positional
     if _is_context(value.annotation):
         _refuse_signature(fn, what)
+    if others and others[0].required and not fits(StepContext, others[0].annotation):
+        _refuse_signature(fn, what)
+    if inspect.isasyncgenfunction(fn) or inspect.isgeneratorfunction(fn):
+        raise DefinitionError(
+            f"The {what} {name_of(fn, repr(fn))} yields, but gives one value. Return it, and report progress with"
+            " ctx.emit(); or make it a @tool, which may stream."
+        )
     wants_ctx = bool(others) and (others[0].required or _is_context(others[0].annotation))
-    return value.annotation, wants_ctx, types.returns
+    return value.annotation, wants_ctx, read.returns
 
 
 def in_thread(fn: Callable[..., Any], *arguments: Any) -> Any:
@@ -259,8 +268,11 @@ def name_of(fn: Callable[..., Any], default: str) -> str:
 
 
 def _is_context(annotation: Any) -> bool:
-    origin = getattr(annotation, "__origin__", annotation)
-    return isinstance(origin, type) and issubclass(origin, StepContext)
+    """Tell whether this is the type of a context, also as one of several: ``StepContext | None``."""
+    origin = get_origin(annotation) or annotation
+    if isinstance(origin, type) and issubclass(origin, StepContext):
+        return True
+    return origin in (Union, types.UnionType, Annotated) and any(map(_is_context, get_args(annotation)))
 
 
 def _refuse_signature(fn: Callable[..., Any], what: str) -> NoReturn:

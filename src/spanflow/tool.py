@@ -21,7 +21,7 @@ from spanflow.options import checked_id
 from spanflow.parameters import Parameters
 from spanflow.schema import Schema
 from spanflow.signatures import signature_types
-from spanflow.step import Step, in_thread, is_async_callable
+from spanflow.step import Step, in_thread, is_async_callable, name_of
 from spanflow.tracing import metrics, names
 from spanflow.tracing.ids import derive_span_id
 from spanflow.tracing.roots import open_tool
@@ -369,7 +369,10 @@ class ToolDecorator:
     def _make(self, fn: Callable[..., Any], caller: FrameType) -> Tool[Any, Any, Any]:
         if not callable(fn):
             raise DefinitionError(f"@tool needs a function, got {fn!r}. Options are keywords: @tool(id='search').")
-        return Tool.of(fn, id=self._id or fn.__name__, description=self._description, localns=caller.f_locals)
+        id = self._id or name_of(fn, "")
+        if not id:
+            raise DefinitionError(f"The tool {fn!r} has no name to be called by. Give it one: @tool(id='search').")
+        return Tool.of(fn, id=id, description=self._description, localns=caller.f_locals)
 
 
 @overload

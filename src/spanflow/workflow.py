@@ -44,6 +44,8 @@ D0 = TypeVar("D0", default=Never)
 R0 = TypeVar("R0", default=Never)
 F0 = TypeVar("F0", default=Never)
 
+_CLOCK = SystemClock()
+
 Body: TypeAlias = Union[Step[In, Out, Any], Tool[..., Out, Any], "Workflow[In, Out]"]
 Verdict: TypeAlias = bool | Awaitable[bool]
 Condition: TypeAlias = Callable[[In], Verdict] | Callable[[In, StepContext[Any]], Verdict]
@@ -164,7 +166,7 @@ class Workflow(Generic[In_contra, Out_co]):
         Raises:
             DefinitionError: the workflow has no steps, or does not give its declared output.
         """
-        engine = LocalEngine(MemoryStore(keep_finished=None), clock or SystemClock())
+        engine = LocalEngine(MemoryStore(keep_finished=None), clock or _CLOCK)
         return new_run(self._definition, engine, run_id, resource_id, deps)
 
     # --- operations

@@ -55,6 +55,7 @@ class Drive:
         self._launch = launch
         self._store = store
         self._values_are_live = bool(getattr(store, "is_live", False))
+        self.stores_json = not self._values_are_live
         self.clock = clock
         self.run_id = launch.record.run_id
         self.state = launch.state
@@ -62,7 +63,9 @@ class Drive:
         self.runtime_context: Mapping[str, Any] = launch.record.runtime_context
         self.root = launch.root
         self.resume_schemas = launch.resume_schemas
-        self.journal = Journal(store, launch.state, self.run_id, launch.root.trace_id, self._stop, self._settles())
+        self.journal = Journal(store, launch.state, self.run_id, launch.root.trace_id, self._stop)
+        if self.stores_json:
+            self.journal.settle_before_append(self._settles())
         self.error: SpanflowError | None = None
         self.inbox = launch.inbox
         self._arrived: asyncio.Event | None = None
@@ -74,6 +77,7 @@ class Drive:
         self._over = False
         self._canceled = False
         self._interrupted = False
+        self.stopping = False  # also where a step has swallowed its CancelledError
         self._begun = False
         self._timer: asyncio.TimerHandle | None = None
         self._waiters: list[asyncio.Future[None]] = []
@@ -113,11 +117,10 @@ class Drive:
 
     def check_storable(self, value: Any, path: str) -> None:
         """Refuse a value that the store could not keep, while it is still the step that fails for it."""
-        if not self._values_are_live:
-            try:
-                to_json(value)
-            except SpanflowError as error:
-                raise InvalidOutput(f"Step {path!r} returned what cannot be stored: {error}") from None
+        try:
+            to_json(value)
+        except SpanflowError as error:
+            raise InvalidOutput(f"Step {path!r} returned what cannot be stored: {error}") from None
 
     # --- what the engine does
 
@@ -170,20 +173,15 @@ class Drive:
 
     def interrupt(self) -> None:
         """Stop executing without ending the run: whoever comes next goes on from its journal."""
-        self._interrupted = True
+        self._interrupted = self.stopping = True
         self._stop()
 
     def _stop(self) -> None:
         if self._task is not None and self._begun and not self._finishing:  # a task canceled before it runs never runs
             self._task.cancel()
 
-    def check_canceled(self) -> None:
-        """Raise CancelledError where the run was canceled, also if a step has swallowed the first one."""
-        if self._canceled or self._interrupted:
-            raise asyncio.CancelledError
-
     def cancel(self) -> None:
-        self._canceled = True
+        self._canceled = self.stopping = True
         self._stop()
 
     @property
@@ -234,7 +232,8 @@ class Drive:
         self._loop.call_soon(self._arm)
         outcome: Outcome
         try:
-            self.check_canceled()
+            if self.stopping:
+                raise asyncio.CancelledError
             given = self.revive(definition.input, self.state.input)
             place = Place(self, definition.id, "", given, definition.state, "")
             if root.spans.captures_input:

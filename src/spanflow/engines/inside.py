@@ -49,7 +49,8 @@ class Driver(RunSide, Protocol):
         """Whether this process no longer drives the run: then nothing is recorded, and open spans stay open."""
         ...
 
-    def check_canceled(self) -> None: ...
+    stores_json: bool
+    stopping: bool
 
     def check_storable(self, value: Any, path: str) -> None: ...
 

@@ -28,9 +28,10 @@ class LocalEngine:
     async def start(self, launch: Launch) -> Drive:
         """Continue a run from its journal. Raises RunConflict where somebody else has."""
         run_id = launch.record.run_id
-        launch.resume_schemas = self._resume_schemas.get(run_id, {})
         launch.lease = self.lease
-        await self._claim(launch)
+        if launch.state.seq > 0:
+            launch.resume_schemas = self._resume_schemas.get(run_id, {})
+            await self._claim(launch)
         drive = Drive(launch, self.store, self.clock)
         try:
             await drive.begin()
@@ -114,7 +115,7 @@ class LocalEngine:
 
     async def _claim(self, launch: Launch) -> None:
         run_id = launch.record.run_id
-        if self.lease is None or launch.state.seq == 0:
+        if self.lease is None:
             return
         now, until = self.lease.now(), self.lease.until()
         if not await self.store.claim(run_id, self.lease.owner, now=now, lease_until=until):

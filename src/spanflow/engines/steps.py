@@ -39,9 +39,13 @@ async def run_step(inside: Inside, step: AnyStep, path: str, value: Value, posit
         if known.status == "waiting" and known.until is not None:  # its process died between two attempts
             await _delay(inside, step.id, path, number, known.ended_at or known.until, known.until, None)
     while True:
-        inside.drive.check_canceled()
+        if inside.drive.stopping:
+            raise asyncio.CancelledError
         number += 1
         outcome = await _attempt(inside, step, path, number, failures, value, position)
+        if type(outcome) is Value:
+            inside.succeeded += 1
+            return outcome
         if not isinstance(outcome, _Again):
             return inside.count(outcome)
         failures += 1
@@ -58,13 +62,19 @@ async def _attempt(
     scope = inside.scope.child(step.span_name, path, number, attributes, at)
     if scope.spans.captures_input:
         scope.capture_input(names.STEP_INPUT, value.data, step.input.annotation)
-    journal.record(StepStart, start_payload(id, number, value, position), path, scope.span_id, at)
+    started: dict[str, Any]
+    if position is NOWHERE:
+        started = {"id": id, "attempt": number, "input": value.data, "input_ref": value.ref}
+    else:
+        started = start_payload(id, number, value, position)
+    journal.record(StepStart, started, path, scope.span_id, at)
     await journal.flush()
     ctx: StepContext[Any] = StepContext(inside.place, scope, id, path, number)
     try:
         try:
             output = await attempt(step, value.data, ctx, drive.clock)
-            drive.check_storable(output, path)
+            if drive.stores_json:
+                drive.check_storable(output, path)
         finally:
             if ctx.open_streams is not None:
                 await ctx.close_streams()

@@ -73,7 +73,7 @@ def encode_batch(entries: Sequence[Entry]) -> str:
         time = at
         result = short if kind is StepResultEvent else None
     try:
-        return to_json(rows)
+        return _text(rows)
     except SpanflowError as error:
         raise _named(entries) or error from None
 
@@ -103,7 +103,7 @@ def encode_record(record: RunRecord) -> str:
         SpanflowError: a value is not JSON.
     """
     trace = record.trace
-    return to_json(
+    return _text(
         {
             "v": FORMAT,
             "run_id": record.run_id,
@@ -144,7 +144,7 @@ def encode_message(message: Message) -> str:
     Raises:
         SpanflowError: its payload is not JSON.
     """
-    return to_json([message.id, message.name, message.payload])
+    return _text([message.id, message.name, message.payload])
 
 
 def decode_message(text: str) -> Message:
@@ -228,8 +228,9 @@ def _short_step_result(payload: Payload, path: str) -> Payload:
 
 
 def _long_step_result(short: Payload, path: str) -> Payload:
-    payload: Payload = {"id": short.get("i") or _id_of(path), "status": short.get("s", "success")}
-    if "v" in short or "s" not in short:
+    status = short.get("s", "success")
+    payload: Payload = {"id": short.get("i") or _id_of(path), "status": status}
+    if status in ("success", "bailed"):
         payload["output"] = short.get("v")
     if "r" in short:
         payload["output_ref"] = short["r"]
@@ -261,9 +262,8 @@ def _short_finish(payload: Payload, path: str) -> Payload:
 
 
 def _long_finish(short: Payload, path: str) -> Payload:
-    payload: Payload = {"result": None, "result_ref": None, "error": None, "suspended": {}, **short}
-    payload["counts"] = Counts(**short["counts"])
-    return _with_error(payload)
+    given: Payload = {"status": "", "result": None, "result_ref": None, "error": None, "suspended": {}}
+    return _with_error({**given, **short, "counts": Counts(**short["counts"])})
 
 
 def _short_any(payload: Payload, path: str) -> Payload:
@@ -273,7 +273,7 @@ def _short_any(payload: Payload, path: str) -> Payload:
 def _long_start(short: Payload, path: str) -> Payload:
     if "resumed" in short:
         return {**short, "resumed": Resumed(**short["resumed"])}
-    return {"input": None, "metadata": {}, **short}
+    return short if "recovered" in short else {"workflow_id": "", "input": None, "metadata": {}, **short}
 
 
 def _long_retry(short: Payload, path: str) -> Payload:
@@ -332,7 +332,7 @@ def _named(entries: Sequence[Entry]) -> SpanflowError | None:
         _, shorten = _WRITE[entry.kind]
         for name, value in {**shorten(entry.payload, entry.path), "changes": entry.changes}.items():
             try:
-                to_json(value)
+                _text(value)
             except SpanflowError as error:
                 where = f"Step {entry.path!r}" if entry.path else f"Run {entry.run.run_id!r}"
                 return SpanflowError(f"{where}: its {_NAMES.get(name, name)}: {error}")
@@ -340,6 +340,34 @@ def _named(entries: Sequence[Entry]) -> SpanflowError | None:
 
 
 _NAMES = {"v": "value", "e": "error"}
+
+
+def _text(value: Any) -> str:
+    text = to_json(value)
+    if text.count("[") + text.count("{") > _DEEPEST and _is_too_deep(text):
+        raise SpanflowError(
+            f"A value nested more than {_DEEPEST} levels deep can be written as JSON, but not be read again."
+            " Make it flatter, or write it as a text."
+        )
+    return text
+
+
+def _is_too_deep(text: str) -> bool:
+    brackets = text.encode().translate(None, delete=_NO_BRACKETS)
+    for _ in range(_DEEPEST // 2):  # each time a level or two less
+        if not brackets:
+            return False
+        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+    try:  # there are brackets in its texts, or it is deep indeed: only reading it can tell
+        from_json(text)
+    except ValueError:
+        return True
+    return False
+
+
+_DEEPEST = 200
+"""Levels that pydantic's reader follows. Its writer goes further."""
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def _too_new(what: str, version: object) -> SpanflowError:

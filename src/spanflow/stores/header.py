@@ -1,8 +1,7 @@
 """What a store keeps beside the journal to find runs by: the same for all stores, so it is decided here."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from spanflow.events import Entry, Finish, RunStatus, Start, StepWaiting
 from spanflow.ports import RunRecord
@@ -10,8 +9,7 @@ from spanflow.schema import to_json
 from spanflow.tracing.metadata import as_json
 
 
-@dataclass(frozen=True, slots=True)
-class HeaderChange:
+class HeaderChange(NamedTuple):
     """What a batch of events says of the whole run.
 
     Attributes:
@@ -29,13 +27,11 @@ class HeaderChange:
     releases: bool
 
 
-_TELLING = frozenset({Start, Finish, StepWaiting})
-
-
 def header_change(entries: Sequence[Entry]) -> HeaderChange | None:
     """Return what a batch changes in the header of its run; None for the many that change nothing."""
     for entry in entries:
-        if entry.kind in _TELLING:
+        kind = entry.kind
+        if kind is Start or kind is Finish or kind is StepWaiting:
             return _change(entries)
     return None
 

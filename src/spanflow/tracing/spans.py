@@ -222,10 +222,19 @@ class Scope:
 
     def end(self, at: int, error: BaseException | None = None, *, record: bool = True) -> None:
         """End the span; with an error as ERROR. ``record`` adds the exception, unless a span inside already has it."""
-        self.revive()
+        if self._again is not None:
+            self.revive()
+        span, spans = self.span, self.spans
         if error is not None:
-            _fail(self.span, error, at, record=record and not self.has_recorded(error))
-        self.spans.finish(self.span, at)
+            _fail(span, error, at, record=record and not self.has_recorded(error))
+        if not spans.ends_inline or not span.is_recording():
+            spans.finish(span, at)
+            return
+        spans.ended += 1
+        try:
+            span.end(at)
+        except Exception as raised:
+            metrics.warn_once("A span processor raised; the run goes on without it: %r", raised)
 
     def revive(self) -> None:
         """Make the span, if it was only stood in for until now: it is about to end."""
