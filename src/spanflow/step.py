@@ -114,12 +114,12 @@ class Step(Generic[In_contra, Out_co, Return_co]):
         """Call the function itself, as a unit test would: no run, no span, no validation."""
         if not self.wants_ctx:
             return cast("Return_co", self.fn(value))
-        if ctx is None:
+        if ctx is None and _needs_two(self.fn):
             raise DefinitionError(
                 f"Step {self.id!r} takes a StepContext: call it as {self.id}(value, ctx),"
                 " with a ctx from spanflow.testing.step_context()."
             )
-        return cast("Return_co", self.fn(value, ctx))
+        return cast("Return_co", self.fn(value) if ctx is None else self.fn(value, ctx))
 
     def with_id(self, id: str) -> "Step[In_contra, Out_co, Return_co]":
         """Return the same step under another id, to use it a second time in one workflow."""
@@ -273,6 +273,10 @@ def _is_context(annotation: Any) -> bool:
     if isinstance(origin, type) and issubclass(origin, StepContext):
         return True
     return origin in (Union, types.UnionType, Annotated) and any(map(_is_context, get_args(annotation)))
+
+
+def _needs_two(fn: Callable[..., Any]) -> bool:
+    return sum(parameter.default is parameter.empty for parameter in inspect.signature(fn).parameters.values()) > 1
 
 
 def _refuse_signature(fn: Callable[..., Any], what: str) -> NoReturn:

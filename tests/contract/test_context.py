@@ -273,6 +273,15 @@ async def test_the_idempotency_key_is_one_for_all_attempts_and_another_for_every
     assert len({each[0] for each in keys.values()}) == len(keys) == 3
 
 
+async def test_a_context_may_be_optional_so_that_a_test_can_leave_it_out() -> None:
+    @step
+    async def look(value: int, ctx: StepContext | None = None) -> str:
+        return "no run" if ctx is None else ctx.path
+
+    assert await look(1) == "no run"
+    assert (await result_of(Workflow("flow", input=int).then(look), 1)).unwrap() == "look"
+
+
 async def test_a_step_knows_where_it_is() -> None:
     @step
     async def look(value: int, ctx: StepContext) -> list[Any]:

@@ -1,8 +1,9 @@
 """A workflow is checked while it is built: what cannot work is refused at once, in words that help."""
 
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
@@ -230,17 +231,44 @@ def _keyword_only(value: int, *, more: int) -> int:
     return value + more
 
 
+def _no_context(a: int, b: str) -> int:
+    return a + len(b)
+
+
 def _context_only(ctx: StepContext) -> int:
     return 1
 
 
-@pytest.mark.parametrize("function", [_none, _three, _keyword_only, _context_only])
+@pytest.mark.parametrize("function", [_none, _three, _no_context, _keyword_only, _context_only])
 def test_a_function_that_no_step_can_call_is_refused_with_the_signature_that_would_do(function: Any) -> None:
     with pytest.raises(DefinitionError) as caught:
         untyped(step)(function)
     assert function.__name__ in str(caught.value)
     assert "(value)" in str(caught.value)
     assert "(value, ctx" in str(caught.value)
+
+
+def _yields(value: int) -> Iterator[int]:
+    yield value
+
+
+async def _yields_async(value: int) -> AsyncIterator[int]:
+    yield value
+
+
+@pytest.mark.parametrize("function", [_yields, _yields_async])
+def test_a_function_that_yields_is_no_step_but_may_be_a_tool(function: Any) -> None:
+    with pytest.raises(DefinitionError) as caught:
+        untyped(step)(function)
+    assert [word for word in (function.__name__, "yield", "emit", "@tool") if word not in str(caught.value)] == []
+
+
+def test_what_has_no_name_must_be_given_one_to_be_a_tool() -> None:
+    with pytest.raises(DefinitionError, match=r"@tool\(id="):
+        untyped(tool)(lambda: 1)
+    with pytest.raises(DefinitionError, match=r"@tool\(id="):
+        untyped(tool)(partial(_no_context, 1))
+    assert untyped(tool(id="named"))(partial(_no_context, 1)).name == "named"
 
 
 def test_a_type_that_pydantic_cannot_handle_is_refused_with_its_name() -> None:
