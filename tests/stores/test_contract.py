@@ -20,7 +20,7 @@ from spanflow.events import (
     ToolResultEvent,
 )
 from spanflow.plan import ForeachNode, Plan, SleepNode, StepNode, WorkflowNode
-from spanflow.ports import FoundRun, Message, RunQuery, Store
+from spanflow.ports import FoundRun, Message, RunQuery, Store, append_now_of
 from spanflow.state import RunState
 from spanflow.tracing.record import TraceRecord
 from tests.stores.conftest import Open
@@ -183,6 +183,67 @@ class TestAppending:
 
         for run_id in ("r1", "r2", "r3"):
             assert [entry.path for entry in await everything(store, run_id)] == ["", run_id, run_id, run_id]
+
+
+class TestAppendingOnTheSpot:
+    async def now(self, store: Store, after: int, *parts: Part) -> int:
+        """As ``appended``, by ``append_now`` where the store has it."""
+        append_now, entries = append_now_of(store), numbered(*parts, after=after)
+        if append_now is None or not append_now("r1", entries, after):
+            await store.append("r1", entries, expected_seq=after)
+        return after + len(entries)
+
+    async def test_it_does_what_append_does(self, store: Store) -> None:
+        at = await created(store, owner="me", lease_until=100)
+        for number in range(3):
+            at = await self.now(store, at, *step(f"s{number}"))
+        at = await self.now(store, at, waiting("nap", CREATED_AT + 10**9))
+        assert (await header(store)).wake_at == CREATED_AT + 10**9
+        at = await self.now(store, at, suspended("b"), finish("suspended"))
+        assert ((await header(store)).status, (await header(store)).owner) == ("suspended", None)
+        at = await self.now(store, at, resumed("b"))
+        assert (await header(store)).status == "running"
+        await self.now(store, at, *step("b"), finish())
+
+        entries = await everything(store)
+
+        assert [entry.seq for entry in entries] == list(range(1, 19))
+        assert (await header(store)).status == "success"
+
+    async def test_a_journal_that_ends_elsewhere_refuses(self, open_store: Open) -> None:
+        one, other = open_store(), open_store()
+        at = await created(one)
+        at = await self.now(one, at, *step("a"))
+        await self.now(other, at, step_start("b"))
+
+        for expected in (0, 1, 3, at, at + 9):
+            with pytest.raises(RunConflict):
+                await self.now(one, expected, step_start("c"))
+
+        assert len(await everything(one)) == at + 1
+        await self.now(one, at + 1, step_result("b"))
+
+    async def test_a_run_that_was_deleted_or_replaced_refuses(self, open_store: Open) -> None:
+        driver, other = open_store(), open_store()
+        at = await self.now(driver, await created(driver), *step("a"))
+        await other.delete("r1")
+        with pytest.raises(RunNotFound):
+            await self.now(driver, at, *step("b"))
+
+        await created(other)
+
+        with pytest.raises(RunConflict):
+            await self.now(driver, at, *step("b"))
+        await self.now(driver, 1, *step("new"))
+        assert [entry.path for entry in await everything(other)] == ["", "new", "new", "new"]
+
+    async def test_what_is_no_json_is_refused(self, durable: Store) -> None:
+        at = await self.now(durable, await created(durable), *step("a"))
+
+        with pytest.raises(SpanflowError, match="Step 'b': its value: value of type object"):
+            await self.now(durable, at, *step("b", object()))
+
+        assert await self.now(durable, at, *step("b")) == at + 3
 
 
 class TestReading:

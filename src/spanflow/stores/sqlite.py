@@ -2,14 +2,14 @@
 
 import asyncio
 import os
-import threading
-import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from pydantic_core import from_json
 
-from spanflow.errors import RunConflict, RunNotFound, StoreError
+from spanflow.errors import RunConflict, RunNotFound
 from spanflow.events import Entry, RunIds
 from spanflow.ports import FoundRun, Message, RunQuery, RunRecord
 from spanflow.schema import to_json
@@ -22,17 +22,13 @@ from spanflow.stores.codec import (
     encode_record,
 )
 from spanflow.stores.header import HeaderChange, earliest, header_change, labels, metadata_of
-from spanflow.stores.sqlite_file import prepare, transaction
+from spanflow.stores.sqlite_file import SQLiteFile, transaction
 
 if TYPE_CHECKING:  # takes a while to import, and many who import spanflow keep no run in a file
     import sqlite3
 
-T = TypeVar("T")
-
-_BLOCKED = 0.005  # s that a lock of somebody else may hold up the event loop; after that others run meanwhile
-_PAUSES = (0.001, 0.05)  # s between two tries, from the first to the longest
-_MANY = 10_000  # runs whose numbers are remembered
-_SEQ = (1 << 32) - 1
+_MANY = 10_000  # runs of which it is remembered where their rows are
+_SEQ = (1 << 32) - 1  # the bits of a row's id that hold the seq
 _AT_ONCE = 50  # runs that are deleted in one transaction
 
 # The body is NULL, which the table refuses, where the journal does not end at the seq that is expected.
@@ -87,17 +83,8 @@ class SQLiteStore:
     is_live = False
 
     def __init__(self, path: str | os.PathLike[str], *, lock_timeout: float = 30.0) -> None:
-        import sqlite3
-
-        given = os.fspath(path)
-        if given in ("", ":memory:"):
-            raise StoreError(f"SQLiteStore({given!r}): a store in memory is MemoryStore().", store=given)
-        self.path = os.path.abspath(given)
-        self._lock_timeout = lock_timeout
-        self._connections: dict[tuple[int, int], sqlite3.Connection] = {}
-        self._numbers: dict[str, int] = {}
-        self._sqlite_error = sqlite3.Error
-        self._refused = sqlite3.IntegrityError
+        self._file = SQLiteFile(path, lock_timeout)
+        self._bases: dict[str, int] = {}
 
     # --- writing
 
@@ -134,62 +121,61 @@ class SQLiteStore:
                 connection.execute("INSERT INTO batches VALUES (?, ?, ?)", (number << 32 | 1, len(entries), batch))
                 rows = [(key, value, number) for key, value in labels(metadata).items()]
                 connection.executemany("INSERT INTO labels VALUES (?, ?, ?)", rows)
-            self._remember(record.run_id, number)
+            self._remember(record.run_id, number << 32)
 
         try:
-            await self._do(work)
-        except self._refused:
+            await self._file.do(work)
+        except self._file.refused:
             raise RunConflict(
                 f"Run {record.run_id!r} already exists. Leave run_id out for a new one, or continue it with get_run().",
                 run_id=record.run_id,
             ) from None
 
     async def append(self, run_id: str, entries: Sequence[Entry], *, expected_seq: int) -> None:
-        if not entries:
-            return
-        body, change = encode_batch(entries), header_change(entries)
-        number = self._numbers.get(run_id)
-        if change is None and number is not None:
-            base = number << 32
-            try:
-                self._connection().execute(
-                    _APPEND, (base + expected_seq + 1, expected_seq + len(entries), body, base, expected_seq)
-                )
-                return
-            except self._sqlite_error as error:
-                if not isinstance(error, self._refused) and not _is_lock(error):
-                    raise self._explained(error) from error
-        await self._do(lambda connection: self._append(connection, run_id, body, expected_seq, len(entries), change))
+        if entries:
+            batch = _Batch(run_id, expected_seq, len(entries), encode_batch(entries), header_change(entries))
+            await self._file.do(partial(self._append, batch))
 
-    def _append(
-        self,
-        connection: "sqlite3.Connection",
-        run_id: str,
-        body: str,
-        expected_seq: int,
-        count: int,
-        change: HeaderChange | None,
-    ) -> None:
+    def append_now(self, run_id: str, entries: Sequence[Entry], expected_seq: int) -> bool:
+        """Do what ``append`` does, or return False where another process has the file locked."""
+        file, body, change = self._file, encode_batch(entries), header_change(entries)
+        try:
+            connection = file.connection()
+            base = self._bases.get(run_id)
+            if change is None and base is not None:
+                row = (base + expected_seq + 1, expected_seq + len(entries), body, base, expected_seq)
+                try:
+                    connection.execute(_APPEND, row)
+                    return True
+                except file.refused:
+                    pass  # a conflict, or the run is gone and another has its id: the long way tells
+            self._append(_Batch(run_id, expected_seq, len(entries), body, change), connection)
+        except file.error as error:
+            if file.is_locked(error):
+                return False
+            raise file.explained(error) from error
+        return True
+
+    def _append(self, batch: "_Batch", connection: "sqlite3.Connection") -> None:
+        run_id, expected, change = batch.run_id, batch.expected_seq, batch.change
         with transaction(connection):
             number, wake_at = self._header(connection, run_id, "number, wake_at")
             base = number << 32
             try:
-                row = (base + expected_seq + 1, expected_seq + count, body, base, expected_seq)
-                connection.execute(_APPEND, row)
-            except self._refused:
+                connection.execute(_APPEND, (base + expected + 1, expected + batch.count, batch.body, base, expected))
+            except self._file.refused:
                 (last,) = connection.execute(
                     "SELECT max(last_seq) FROM batches WHERE id >= ? AND id <= ?", (base, base | _SEQ)
                 ).fetchone()
                 raise RunConflict(
-                    f"Run {run_id!r} stands at event {last}, not {expected_seq}: somebody else drives it.",
-                    run_id=run_id,
+                    f"Run {run_id!r} stands at event {last}, not {expected}: somebody else drives it.", run_id=run_id
                 ) from None
             if change is not None:
                 connection.execute(*_header_update(number, wake_at, change))
         if change is not None and change.releases:
-            self._numbers.pop(run_id, None)
+            self._bases.pop(run_id, None)
         else:
-            self._remember(run_id, number)
+            self._remember(run_id, base)
 
     async def post(self, run_id: str, message: Message) -> None:
         body = encode_message(message)
@@ -201,16 +187,16 @@ class SQLiteStore:
             if not done.rowcount:
                 raise RunNotFound(run_id)
 
-        await self._do(work)
+        await self._file.do(work)
 
     async def delete(self, run_id: str) -> None:
         def work(connection: "sqlite3.Connection") -> None:
             with transaction(connection):
                 number, metadata = self._header(connection, run_id, "number, metadata")
                 _forget(connection, number, metadata)
-            self._numbers.pop(run_id, None)
+            self._bases.pop(run_id, None)
 
-        await self._do(work)
+        await self._file.do(work)
 
     async def delete_ended(self, before: int) -> int:
         def work(connection: "sqlite3.Connection") -> int:
@@ -223,7 +209,7 @@ class SQLiteStore:
             return len(old)
 
         total = 0
-        while deleted := await self._do(work):
+        while deleted := await self._file.do(work):
             total += deleted
             await asyncio.sleep(0)
         return total
@@ -241,7 +227,7 @@ class SQLiteStore:
                 self._header(connection, run_id, "number")
             return bool(done.rowcount)
 
-        return await self._do(work)
+        return await self._file.do(work)
 
     async def renew(self, owner: str, *, lease_until: int) -> frozenset[str]:
         def work(connection: "sqlite3.Connection") -> frozenset[str]:
@@ -251,7 +237,7 @@ class SQLiteStore:
                     run_id for (run_id,) in connection.execute("SELECT run_id FROM runs WHERE owner = ?", (owner,))
                 )
 
-        return await self._do(work)
+        return await self._file.do(work)
 
     async def release(self, run_id: str, owner: str) -> None:
         def work(connection: "sqlite3.Connection") -> None:
@@ -259,7 +245,7 @@ class SQLiteStore:
                 "UPDATE runs SET owner = NULL, lease_until = 0 WHERE run_id = ? AND owner = ?", (run_id, owner)
             )
 
-        await self._do(work)
+        await self._file.do(work)
 
     async def orphans(self, now: int, limit: int = 100) -> Sequence[str]:
         def work(connection: "sqlite3.Connection") -> Sequence[str]:
@@ -269,7 +255,7 @@ class SQLiteStore:
             )
             return [run_id for (run_id,) in found]
 
-        return await self._do(work)
+        return await self._file.do(work)
 
     # --- reading
 
@@ -283,7 +269,7 @@ class SQLiteStore:
             body: str = found[0]
             return body
 
-        return decode_record(await self._do(work))
+        return decode_record(await self._file.do(work))
 
     async def read(self, run_id: str, *, after: int = 0, limit: int = 1000) -> Sequence[Entry]:
         def work(connection: "sqlite3.Connection") -> Sequence[Entry]:
@@ -296,7 +282,7 @@ class SQLiteStore:
                     break
             return found[:limit]
 
-        return await self._do(work)
+        return await self._file.do(work)
 
     async def find(self, query: RunQuery) -> Sequence[FoundRun]:
         statement, values = _select(query)
@@ -307,7 +293,7 @@ class SQLiteStore:
                 for run_id, workflow_id, status, trace_id, metadata, *rest in connection.execute(statement, values)
             ]
 
-        return await self._do(work)
+        return await self._file.do(work)
 
     async def messages(self, run_id: str) -> Sequence[Message]:
         def work(connection: "sqlite3.Connection") -> Sequence[Message]:
@@ -315,93 +301,36 @@ class SQLiteStore:
             found = connection.execute("SELECT body FROM messages WHERE run = ? ORDER BY number", (number,))
             return [decode_message(body) for (body,) in found]
 
-        return await self._do(work)
+        return await self._file.do(work)
 
     async def aclose(self) -> None:
         """Close the file. The store may be used again: it then opens the file anew."""
-        own = [key for key in self._connections if key[0] == os.getpid()]
-        for key in own:
-            self._connections.pop(key).close()
-
-    # --- the file
-
-    async def _do(self, work: Callable[["sqlite3.Connection"], T]) -> T:
-        """Work on the file, as soon as no other process has it locked. The event loop goes on meanwhile."""
-        pause, longest = _PAUSES
-        until = time.monotonic() + self._lock_timeout
-        while True:
-            try:
-                return work(self._connection())
-            except self._refused:
-                raise
-            except self._sqlite_error as error:
-                if not _is_lock(error):
-                    raise self._explained(error) from error
-                if time.monotonic() >= until:
-                    raise StoreError(
-                        f"{self.path} has been locked by another process for {self._lock_timeout:g} s."
-                        " End what holds it, e.g. a transaction left open in a SQLite shell, or raise lock_timeout.",
-                        store=self.path,
-                    ) from error
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, longest)
-
-    def _connection(self) -> "sqlite3.Connection":
-        """Return this thread's own connection. One that came here by a fork is the parent's: not to be touched."""
-        key = (os.getpid(), threading.get_ident())
-        connection = self._connections.get(key)
-        if connection is None:
-            connection = self._connections[key] = self._open()
-        return connection
-
-    def _open(self) -> "sqlite3.Connection":
-        import sqlite3
-
-        connection = sqlite3.connect(self.path, timeout=_BLOCKED, isolation_level=None, check_same_thread=False)
-        try:
-            prepare(connection, self.path)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+        self._file.close()
 
     def _header(self, connection: "sqlite3.Connection", run_id: str, columns: str) -> tuple[Any, ...]:
         found: tuple[Any, ...] | None = connection.execute(
             f"SELECT {columns} FROM runs WHERE run_id = ?", (run_id,)
         ).fetchone()
         if found is None:
-            self._numbers.pop(run_id, None)
+            self._bases.pop(run_id, None)
             raise RunNotFound(run_id)
         return found
 
-    def _remember(self, run_id: str, number: int) -> None:
-        if len(self._numbers) >= _MANY:
-            self._numbers.clear()
-        self._numbers[run_id] = number
-
-    def _explained(self, error: Exception) -> StoreError:
-        code: int = getattr(error, "sqlite_errorcode", 0)
-        what, advice = _MEANING.get(code & 0xFF, ("failed", "See the SQLite error it comes from"))
-        return StoreError(f"{self.path} {what}: {error}. {advice}.", store=self.path)
+    def _remember(self, run_id: str, base: int) -> None:
+        if len(self._bases) >= _MANY:
+            self._bases.clear()
+        self._bases[run_id] = base
 
 
-# Primary result codes of SQLite. The module sqlite3 has them as names, but is not imported yet.
-_LOCKS = (5, 6)
-_MEANING = {
-    3: ("may not be used", "Check the permissions of the file and its directory"),
-    8: ("cannot be written", "Check the permissions of the file and its directory, and that the disk is not read-only"),
-    10: ("cannot be read or written", "Check the disk and the limits of this process; the file itself stays sound"),
-    11: ("is damaged", "Restore it from a backup, or save what is readable with `.recover` in a SQLite shell"),
-    13: ("has no room to grow", "Free space on the disk, or delete old runs; the file itself stays sound"),
-    14: ("cannot be opened", "Check that its directory exists and that this process may write there"),
-    18: ("cannot hold a value of this size", "Keep large values elsewhere and pass their address"),
-    26: ("is not a SQLite database", "It was left as it is. Give SQLiteStore a file of its own"),
-}
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What one append adds."""
 
-
-def _is_lock(error: Exception) -> bool:
-    code: int = getattr(error, "sqlite_errorcode", 0)
-    return code & 0xFF in _LOCKS
+    run_id: str
+    expected_seq: int
+    count: int
+    body: str
+    change: HeaderChange | None
 
 
 def _header_update(number: int, wake_at: int | None, change: HeaderChange) -> tuple[str, list[Any]]:

@@ -1,13 +1,19 @@
-"""A SQLite file as a store of runs: its tables, and how it is opened, created, migrated or refused."""
+"""A SQLite file that holds runs: its tables, how it is opened, created, migrated or refused, its locks and errors."""
 
-from collections.abc import Generator
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from spanflow.errors import StoreError
 
 if TYPE_CHECKING:  # takes a while to import, and many who import spanflow keep no run in a file
     import sqlite3
+
+T = TypeVar("T")
 
 APPLICATION_ID = 0x7370616E
 """Marks a file as ours ("span"), where ``file`` and others look for such marks."""
@@ -61,7 +67,110 @@ _STEPS: tuple[str, ...] = (_SCHEMA,)
 VERSION = len(_STEPS)
 
 
-def prepare(connection: "sqlite3.Connection", path: str) -> None:
+_BLOCKED = 0.005  # s that a lock of somebody else may hold up the event loop; after that others run meanwhile
+_PAUSES = (0.001, 0.05)  # s between two tries, from the first to the longest
+
+# Primary result codes of SQLite, which the module sqlite3 has names for, but is not imported yet.
+_LOCKS = (5, 6)
+_MEANING = {
+    3: ("may not be used", "Check the permissions of the file and its directory"),
+    8: ("cannot be written", "Check the permissions of the file and its directory, and that the disk is not read-only"),
+    10: ("cannot be read or written", "Check the disk and the limits of this process; the file itself stays sound"),
+    11: ("is damaged", "Restore it from a backup, or save what is readable with `.recover` in a SQLite shell"),
+    13: ("has no room to grow", "Free space on the disk, or delete old runs; the file itself stays sound"),
+    14: ("cannot be opened", "Check that its directory exists and that this process may write there"),
+    18: ("cannot hold a value of this size", "Keep large values elsewhere and pass their address"),
+    26: ("is not a SQLite database", "It was left as it is. Give SQLiteStore a file of its own"),
+}
+
+
+class SQLiteFile:
+    """The connections of this process to a file, one for each thread.
+
+    Attributes:
+        path: of the file, absolute.
+        error: the class of all errors of SQLite.
+        refused: the class of those that say that a constraint does not hold.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], lock_timeout: float) -> None:
+        import sqlite3
+
+        given = os.fspath(path)
+        if given in ("", ":memory:"):
+            raise StoreError(f"SQLiteStore({given!r}): a store in memory is MemoryStore().", store=given)
+        self.path = os.path.abspath(given)
+        self.error = sqlite3.Error
+        self.refused = sqlite3.IntegrityError
+        self._lock_timeout = lock_timeout
+        self._connections: dict[tuple[int, int], sqlite3.Connection] = {}
+
+    def connection(self) -> "sqlite3.Connection":
+        """Return this thread's own connection. One that came here by a fork is the parent's: not to be touched."""
+        key = (os.getpid(), threading.get_ident())
+        connection = self._connections.get(key)
+        if connection is None:
+            connection = self._connections[key] = self._open()
+        return connection
+
+    async def do(self, work: "Callable[[sqlite3.Connection], T]") -> T:
+        """Work on the file, as soon as no other process has it locked. The event loop goes on meanwhile.
+
+        Raises:
+            StoreError: the file cannot be used, or stayed locked.
+            sqlite3.IntegrityError: a constraint does not hold.
+        """
+        pause, longest = _PAUSES
+        until = time.monotonic() + self._lock_timeout
+        while True:
+            try:
+                return work(self.connection())
+            except self.refused:
+                raise
+            except self.error as error:
+                if not self.is_locked(error):
+                    raise self.explained(error) from error
+                if time.monotonic() >= until:
+                    raise StoreError(
+                        f"{self.path} has been locked by another process for {self._lock_timeout:g} s."
+                        " End what holds it, e.g. a transaction left open in a SQLite shell, or raise lock_timeout.",
+                        store=self.path,
+                    ) from error
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, longest)
+
+    def is_locked(self, error: Exception) -> bool:
+        """Tell whether an error only says that somebody else is writing."""
+        return _code(error) in _LOCKS
+
+    def explained(self, error: Exception) -> StoreError:
+        """Return an error of SQLite in words that say what to do."""
+        what, advice = _MEANING.get(_code(error), ("failed", "See the SQLite error it comes from"))
+        return StoreError(f"{self.path} {what}: {error}. {advice}.", store=self.path)
+
+    def close(self) -> None:
+        own = os.getpid()
+        for key in [key for key in self._connections if key[0] == own]:
+            self._connections.pop(key).close()
+
+    def _open(self) -> "sqlite3.Connection":
+        import sqlite3
+
+        connection = sqlite3.connect(self.path, timeout=_BLOCKED, isolation_level=None, check_same_thread=False)
+        try:
+            _prepare(connection, self.path)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def _code(error: Exception) -> int:
+    extended: int = getattr(error, "sqlite_errorcode", 0)
+    return extended & 0xFF
+
+
+def _prepare(connection: "sqlite3.Connection", path: str) -> None:
     """Make a file that was just opened ready for use. Doing it again, or in two processes at once, does no harm.
 
     Raises:
