@@ -173,13 +173,30 @@ def bodies(node: Node) -> tuple[StepNode | ToolNode | WorkflowNode, ...]:
 
 def node_at(plan: Plan, path: str) -> Node | None:
     """Return the node that a path of a run leads to; None where the plan has none there."""
-    nodes: tuple[Node, ...] = plan.nodes
-    found: Node | None = None
-    for segment in path.split("/"):
-        id, bracket, _ = segment.partition("#")[0].partition("[")
-        found = _node_of(nodes, id, inside=bool(bracket) or "#" in segment)
-        nodes = found.plan.nodes if isinstance(found, WorkflowNode) else ()
-    return found
+    outer, _, segment = path.rpartition("/")
+    id, bracket, _ = segment.partition("#")[0].partition("[")
+    return _node_of(_nodes_at(plan, outer), id, inside=bool(bracket) or "#" in segment)
+
+
+def arm_at(plan: Plan, path: str) -> str | None:
+    """Return which arm of a branch a path is: the number of its condition, or ``default``; None where it is none."""
+    outer, _, id = path.rpartition("/")
+    for node in _nodes_at(plan, outer):
+        if isinstance(node, BranchNode):
+            for index, arm in enumerate(node.arms):
+                if arm.body.id == id:
+                    return str(index)
+            if node.default is not None and node.default.id == id:
+                return "default"
+    return None
+
+
+def _nodes_at(plan: Plan, path: str) -> tuple[Node, ...]:
+    """Return the nodes of the workflow that stands at a path."""
+    if not path:
+        return plan.nodes
+    found = node_at(plan, path)
+    return found.plan.nodes if isinstance(found, WorkflowNode) else ()
 
 
 def _node_of(nodes: tuple[Node, ...], id: str, *, inside: bool) -> Node | None:

@@ -267,6 +267,11 @@ _APPLY: dict[type[Envelope], Callable[[RunState, Entry, dict[str, Any]], None]] 
 }
 
 
+def parent_path(path: str) -> str:
+    """Return the path of the frame that a path stands in, ``""`` for the run: ``nested/each[3]`` → ``nested/each``."""
+    return path[: path.rfind("[")] if path.endswith("]") else path.rpartition("/")[0]
+
+
 def without_iterations(path: str) -> str:
     """Return a path without the numbers of its loops: ``loop#2/price`` → ``loop/price``."""
     return "/".join(segment.partition("#")[0] for segment in path.split("/"))

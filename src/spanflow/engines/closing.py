@@ -6,8 +6,8 @@ from typing import Any, Protocol
 from spanflow.errors import ProcessLost
 from spanflow.events import Entry, StepError, StepFinish, StepResultEvent, StepRetry, ToolResultEvent
 from spanflow.journal import Journal
-from spanflow.plan import ForeachNode, Plan, WorkflowNode, node_at
-from spanflow.state import PROCESS_LOST, RunState, StepResult
+from spanflow.plan import ForeachNode, Plan, WorkflowNode, arm_at, node_at
+from spanflow.state import PROCESS_LOST, RunState, StepResult, parent_path
 from spanflow.tracing import names
 from spanflow.tracing.roots import RootScope
 from spanflow.tracing.spans import Scope
@@ -55,7 +55,7 @@ def _end_wait(run: Ending, step: StepResult, at: int) -> None:
 def _end_frame(run: Ending, step: StepResult, at: int) -> None:
     scope = _frame_scope(run, step)
     scope.revive()
-    inside = [other for path, other in run.state.steps.items() if _encloses(step.path, path)]
+    inside = [other for path, other in run.state.steps.items() if parent_path(path) == step.path]
     scope.note(
         {
             names.SUCCEEDED: sum(other.status == "success" for other in inside),
@@ -101,7 +101,7 @@ def _lose_call(run: Ending, call_id: str, entry: Entry, lost_at: int, at: int) -
 
 def _lose_attempt(run: Ending, step: StepResult, lost_at: int, at: int) -> None:
     path, number = step.path, step.attempt
-    attributes = {names.STEP_ID: step.id, names.STEP_PATH: path, names.STEP_ATTEMPT: number}
+    attributes = _attributes(run, step) | {names.STEP_ATTEMPT: number}
     error = ProcessLost(f"The process died in attempt {number} of step {path!r}.")
     start, end = step.attempt_at, max(lost_at, step.attempt_at)
     span_id = _around(run, path).interval(f"step {step.id}", path, number, attributes, start, end, error)
@@ -112,17 +112,32 @@ def _lose_attempt(run: Ending, step: StepResult, lost_at: int, at: int) -> None:
 
 def _around(run: Ending, path: str) -> Scope:
     """Return the scope of the frame that a path stands in."""
-    frames = [step for step in run.state.steps.values() if _encloses(step.path, path)]
-    return _frame_scope(run, max(frames, key=lambda step: len(step.path))) if frames else run.root
+    frame = run.state.steps.get(parent_path(path))
+    return run.root if frame is None else _frame_scope(run, frame)
 
 
 def _frame_scope(run: Ending, frame: StepResult) -> Scope:
     is_foreach = isinstance(node_at(run.plan, frame.path), ForeachNode)
     name = f"foreach {frame.id}" if is_foreach else f"invoke_workflow {frame.id}"
-    attributes: dict[str, Any] = {names.STEP_ID: frame.id, names.STEP_PATH: frame.path}
+    attributes = _attributes(run, frame)
     if not is_foreach:
         attributes |= {names.OPERATION: "invoke_workflow", names.WORKFLOW_NAME: frame.id}
     return _around(run, frame.path).reopened(name, frame.path, attributes, frame.started_at)
+
+
+def _attributes(run: Ending, step: StepResult) -> dict[str, Any]:
+    """Return the attributes that the span of a step was started with."""
+    found: dict[str, Any] = {names.STEP_ID: step.id, names.STEP_PATH: step.path}
+    segment = step.path.rpartition("/")[2]
+    if segment.endswith("]"):
+        found[names.FOREACH_INDEX] = int(segment[segment.rfind("[") + 1 : -1])
+    elif "#" in segment:
+        found[names.LOOP_ITERATION] = int(segment.rpartition("#")[2])
+    else:
+        arm = arm_at(run.plan, step.path)
+        if arm is not None:
+            found[names.BRANCH_ARM] = arm
+    return found
 
 
 def _is_frame(run: Ending, path: str) -> bool:

@@ -132,12 +132,12 @@ class Inside:
         record(StepFinish, {"id": id, "attempt": number, "duration": duration}, path, scope.span_id, at)
         self.journal.flush_soon()
 
-    def give_up(self, id: str, path: str, number: int, started_at: int, span_id: int | None) -> None:
+    def give_up(self, id: str, path: str, number: int, started_at: int) -> None:
         """Record that a step was canceled between two attempts; the span of the last one has ended."""
         at = self.now()
         attributes = {names.STEP_ID: id, names.STEP_PATH: path, names.WAIT_REASON: "retry"}
         attributes[names.STEP_STATUS] = "canceled"
-        self.scope.interval(f"wait {id}", f"{path}/retry", number, attributes, started_at, at)
+        span_id = self.scope.interval(f"wait {id}", f"{path}/retry", number, attributes, started_at, at)
         self.journal.record(StepResultEvent, {"id": id, "status": "canceled"}, path, span_id, at)
         finish = {"id": id, "attempt": number, "duration": (at - started_at) / 1e9}
         self.journal.record(StepFinish, finish, path, span_id, at)
@@ -150,7 +150,8 @@ class Inside:
         apart by it from those of the step.
         """
         path = key.rpartition("?")[0]
-        ctx: StepContext[Any] = StepContext(self.place, self.scope, name, path, 1)
+        decides = path.rpartition("#")[0] if "#" in path.rpartition("/")[2] else path  # the iteration itself is over
+        ctx: StepContext[Any] = StepContext(self.place, self.scope, name, decides, 1)
         ctx.calls_from = key
         try:
             return Value(await attempt(self.definition.step(name), value.data, ctx, self.drive.clock), None)

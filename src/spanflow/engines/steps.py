@@ -37,9 +37,11 @@ async def run_step(inside: Inside, step: AnyStep, path: str, value: Value, posit
         _name_the_wait(inside, known)
         number, failures = known.attempt, known.failures
         if known.status == "waiting" and known.until is not None:  # its process died between two attempts
-            await _delay(inside, step.id, path, number, known.ended_at or known.until, known.until, None)
+            await _delay(inside, step.id, path, number, known.ended_at or known.until, known.until)
     while True:
         if inside.drive.stopping:
+            if failures and not inside.drive.leaving:
+                inside.give_up(step.id, path, number, inside.now())
             raise asyncio.CancelledError
         number += 1
         outcome = await _attempt(inside, step, path, number, failures, value, position)
@@ -68,10 +70,10 @@ async def _attempt(
     else:
         started = start_payload(id, number, value, position)
     journal.record(StepStart, started, path, scope.span_id, at)
-    await journal.flush()
     ctx: StepContext[Any] = StepContext(inside.place, scope, id, path, number)
     try:
         try:
+            await journal.flush()
             output = await attempt(step, value.data, ctx, drive.clock)
             if drive.stores_json:
                 drive.check_storable(output, path)
@@ -80,6 +82,8 @@ async def _attempt(
                 await ctx.close_streams()
             ctx.ended = True
     except Exception as error:
+        if drive.leaving:  # it is the store that failed
+            raise
         return await _failed(inside, step, path, number, failures, scope, at, error)
     except SuspendSignal as signal:
         return _suspended(inside, id, path, scope, at, signal)
@@ -127,24 +131,26 @@ async def _failed(
     scope.end(at, error)
     payload = {"id": step.id, "attempt": number, "error": problem, "delay": delay}
     inside.journal.record(StepRetry, payload, path, scope.span_id, at)
-    await inside.journal.flush()
+    until = at + int(delay * 1e9)
     if delay > 0:
-        until = at + int(delay * 1e9)
         drive.announce_before(until)
-        await _delay(inside, step.id, path, number, at, until, scope.span_id)
+    await _delay(inside, step.id, path, number, at, until)
     return _AGAIN
 
 
-async def _delay(inside: Inside, id: str, path: str, number: int, at: int, until: int, span_id: int | None) -> None:
+async def _delay(inside: Inside, id: str, path: str, number: int, at: int, until: int) -> None:
     """Wait between two attempts, and give the wait a span."""
     drive = inside.drive
     try:
+        await inside.journal.flush()
+        if until <= at:
+            return
         await drive.clock.sleep_until(until)
     except GeneratorExit:
         raise
     except BaseException:
         if not drive.leaving:
-            inside.give_up(id, path, number, at, span_id)
+            inside.give_up(id, path, number, at)
         raise
     attributes = {names.STEP_ID: id, names.STEP_PATH: path, names.WAIT_REASON: "retry"}
     inside.scope.interval(f"wait {id}", f"{path}/retry", number, attributes, at, drive.clock.time_ns())
