@@ -344,7 +344,7 @@ _NAMES = {"v": "value", "e": "error"}
 
 def _text(value: Any) -> str:
     text = to_json(value)
-    if text.count("[") + text.count("{") > _DEEPEST and _is_too_deep(text):
+    if len(text) > 2 * _DEEPEST and text.count("[") + text.count("{") > _DEEPEST and _is_too_deep(text):
         raise SpanflowError(
             f"A value nested more than {_DEEPEST} levels deep can be written as JSON, but not be read again."
             " Make it flatter, or write it as a text."
