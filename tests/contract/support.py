@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from spanflow import Event, Run, Workflow, WorkflowResult, step
+from spanflow import Event, MemoryStore, Run, Workflow, WorkflowResult, step
 
 
 class Boom(Exception):
@@ -54,6 +54,21 @@ async def result_of(workflow: Workflow[Any, Any], value: Any, **options: Any) ->
     """The result of a new run."""
     run = await workflow.create_run()
     return await run.start(value, **options)
+
+
+class SlowStore(MemoryStore):
+    """A store that takes its time, as one on a disk does."""
+
+    stored = 0
+
+    async def append(self, run_id: str, entries: Sequence[Any], *, expected_seq: int) -> None:
+        await turns(3)
+        await super().append(run_id, entries, expected_seq=expected_seq)
+        self.stored = expected_seq + len(entries)
+
+    async def read(self, run_id: str, *, after: int = 0, limit: int = 1000) -> Sequence[Any]:
+        await turns(3)
+        return await super().read(run_id, after=after, limit=limit)
 
 
 def untyped(value: object) -> Any:

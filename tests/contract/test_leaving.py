@@ -226,7 +226,8 @@ async def test_cancel_stops_the_running_step_at_once_and_lets_it_clean_up() -> N
     ]
 
 
-async def test_a_step_that_swallows_its_cancellation_does_not_save_the_run() -> None:
+@pytest.mark.parametrize("is_last", [True, False])
+async def test_a_step_that_swallows_its_cancellation_does_not_save_the_run(is_last: bool) -> None:
     begun = asyncio.Event()
 
     @step
@@ -238,7 +239,8 @@ async def test_a_step_that_swallows_its_cancellation_does_not_save_the_run() -> 
             pass
         return value
 
-    run = await Workflow("flow", input=int).then(stubborn).then(never).create_run()
+    flow = Workflow("flow", input=int).then(stubborn)
+    run = await (flow if is_last else flow.then(never)).create_run()
     await run.stream(1)
     await begun.wait()
     result = await canceled(run)

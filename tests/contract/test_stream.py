@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+import re
 import weakref
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any, ClassVar
@@ -10,10 +11,10 @@ from typing import Any, ClassVar
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from spanflow import Event, MemoryStore, Retry, RunState, Runtime, StepContext, TracingOptions, Workflow, step, tool
+from spanflow import Event, Retry, RunState, Runtime, StepContext, TracingOptions, Workflow, step, tool
 from spanflow.events import parse_event
-from spanflow.testing import FakeClock
-from tests.contract.support import lines, read_all, recorded, turns, until
+from spanflow.testing import FakeClock, Traces
+from tests.contract.support import SlowStore, lines, read_all, recorded, turns, until
 
 DELTAS = {"step-output", "tool-call-delta"}
 TYPES = {
@@ -354,21 +355,6 @@ async def test_a_containers_events_enclose_those_of_its_steps() -> None:
     ]
 
 
-class SlowStore(MemoryStore):
-    """A store that takes its time, as one on a disk does."""
-
-    stored = 0
-
-    async def append(self, run_id: str, entries: Sequence[Any], *, expected_seq: int) -> None:
-        await turns(3)
-        await super().append(run_id, entries, expected_seq=expected_seq)
-        self.stored = expected_seq + len(entries)
-
-    async def read(self, run_id: str, *, after: int = 0, limit: int = 1000) -> Sequence[Any]:
-        await turns(3)
-        return await super().read(run_id, after=after, limit=limit)
-
-
 async def test_lifecycle_events_are_stored_before_they_are_published() -> None:
     store = SlowStore()
     flow = Workflow("flow", input=int).then(ask_tools).parallel(double, double.with_id("d2"))
@@ -455,6 +441,24 @@ async def test_a_value_is_stored_once_however_many_steps_it_goes_through() -> No
     assert text.count(f"copy of {words}!") == 1
 
 
+async def test_a_value_is_stored_once_also_over_a_resume() -> None:
+    @step
+    async def write_down(text: str) -> list[str]:
+        return [f"<{text}>"]
+
+    @step
+    async def ask(texts: list[str], ctx: StepContext) -> int:
+        return await ctx.suspend(len(texts), resume=int)
+
+    words = "to be stored once " * 10
+    run = await Workflow("flow", input=str).then(write_down).then(ask).create_run()
+    await run.start(words)
+    await run.resume(1)
+    text = "".join(event.model_dump_json() for event in await recorded(run))
+    assert text.count(words) == 2
+    assert text.count(f"<{words}>") == 1
+
+
 async def test_deltas_are_streamed_and_not_stored() -> None:
     run = await Workflow("flow", input=int).then(ask_tools).create_run()
     streamed = await read_all(await run.stream(1))
@@ -485,15 +489,18 @@ async def gated() -> tuple[Gate, Any]:
     return gate, await flow.create_run()
 
 
-async def test_the_trace_id_of_a_stream_is_that_of_its_events_and_of_the_result() -> None:
+async def test_the_trace_id_of_a_stream_is_known_first_and_is_that_of_everything(traces: Traces) -> None:
     _, run = await gated()
     stream = await run.stream(1)
-    assert stream.run_id == run.run_id
     trace_id = stream.trace_id
-    first = await anext(stream)
-    assert first.trace_id == trace_id
+    assert stream.run_id == run.run_id
+    assert trace_id is not None
+    assert re.fullmatch("[0-9a-f]{32}", trace_id)
+    assert (await anext(stream)).trace_id == trace_id
     result = await run.cancel()
     assert result.trace_id == trace_id
+    assert {event.trace_id for event in await recorded(run)} == {trace_id}
+    assert traces.trace_ids == (trace_id,)
 
 
 async def test_the_events_are_read_from_the_stream_itself_or_from_its_stream() -> None:

@@ -20,7 +20,7 @@ from spanflow import (
     Workflow,
     step,
 )
-from tests.contract.support import lines, read_all, recorded, turns, until, untyped
+from tests.contract.support import SlowStore, lines, read_all, recorded, turns, until, untyped
 
 
 class Ask(BaseModel):
@@ -549,6 +549,16 @@ async def test_resumes_of_two_steps_at_once_both_count() -> None:
         run.resume({"approved": True, "by": "bob"}, step="confirm"),
     )
     assert (await run.wait()).unwrap() == ("1 approved by ada", "1 approved by bob")
+
+
+async def test_many_answers_at_once_all_count_also_on_a_store_that_takes_its_time() -> None:
+    flow = Workflow("flow", input=list[int]).foreach(approve, concurrency=5)
+    async with Runtime(store=SlowStore(), workflows=[flow]) as runtime:
+        run = await runtime.create_run(flow)
+        await run.start([1, 2, 3, 4, 5])
+        answers = [run.resume({"approved": True, "by": f"n{index}"}, step=f"approve[{index}]") for index in range(5)]
+        await asyncio.gather(*answers)
+        assert (await run.wait()).unwrap() == [f"{index + 1} approved by n{index}" for index in range(5)]
 
 
 async def test_an_answer_that_comes_while_another_arm_still_runs_counts_and_is_validated() -> None:
