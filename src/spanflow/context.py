@@ -82,6 +82,10 @@ class RunSide(Protocol):
 
     def change_state(self, scope: str, values: dict[str, Any]) -> None: ...
 
+    async def stored(self) -> None:
+        """Return when what was recorded will outlive this process, if the store does."""
+        ...
+
     def revive(self, schema: Schema[T], value: Any) -> T:
         """Give a recorded value its type back."""
         ...

@@ -4,6 +4,8 @@ import time
 import uuid
 from dataclasses import dataclass, field
 
+from spanflow.errors import DefinitionError
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:
@@ -21,3 +23,10 @@ class Lease:
     def until(self) -> int:
         """Return when a lease taken now ends, ns since the epoch."""
         return self.now() + int(self.seconds * 1e9)
+
+
+def checked_lease(seconds: float) -> float:
+    """Return a length that makes sense. Raises DefinitionError."""
+    if not 0 < seconds < float("inf"):
+        raise DefinitionError(f"Runtime: lease={seconds!r} must be more than 0 s, e.g. 15.0.")
+    return seconds

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import Any, Generic, cast
@@ -12,7 +13,7 @@ from typing_extensions import TypeVar
 
 from spanflow.context import HasResult
 from spanflow.definition import Definition
-from spanflow.engines.drive import Drive, Launch
+from spanflow.engines.drive import ANNOUNCE_AFTER, Drive, Launch
 from spanflow.engines.local import LocalEngine
 from spanflow.errors import InvalidInput, NotSuspended, RunConflict, SpanflowError, UnknownEvent
 from spanflow.events import Event, Resumed
@@ -35,30 +36,29 @@ _NO_OPTIONS = TracingOptions()
 class RunStream(AsyncIterator[Event], Generic[Out_co]):
     """A subscription to one stretch of a run, from its ``start`` to its ``finish``. Leaving it does not stop the run.
 
-        Attributes:
-            run_id: the run.
-            trace_id: 32 hex digits, known before the first event; None only where no tracer provider is configured.
+    Attributes:
+        run_id: the run.
+        trace_id: 32 hex digits, known before the first event; None only where no tracer provider is configured.
 
-        Example:
-            >>> import asyncio
-    import os
-            >>> from spanflow import Workflow, step
-            >>> @step
-            ... async def double(value: int) -> int:
-            ...     return 2 * value
-            >>> async def main() -> None:
-            ...     run = await Workflow("twice", input=int).then(double).create_run()
-            ...     stream = await run.stream(21)
-            ...     async for event in stream:
-            ...         print(event.type)
-            ...     print((await stream.get_workflow_state()).unwrap())
-            >>> asyncio.run(main())
-            start
-            step-start
-            step-result
-            step-finish
-            finish
-            42
+    Example:
+        >>> import asyncio
+        >>> from spanflow import Workflow, step
+        >>> @step
+        ... async def double(value: int) -> int:
+        ...     return 2 * value
+        >>> async def main() -> None:
+        ...     run = await Workflow("twice", input=int).then(double).create_run()
+        ...     stream = await run.stream(21)
+        ...     async for event in stream:
+        ...         print(event.type)
+        ...     print((await stream.get_workflow_state()).unwrap())
+        >>> asyncio.run(main())
+        start
+        step-start
+        step-result
+        step-finish
+        finish
+        42
     """
 
     def __init__(self, run: "Run[Any, Out_co]", drive: Drive, subscription: Subscription) -> None:
@@ -91,29 +91,28 @@ class RunStream(AsyncIterator[Event], Generic[Out_co]):
 class Run(Generic[In_contra, Out_co]):
     """One execution of a workflow. Made by ``workflow.create_run()`` or ``runtime.create_run(workflow)``.
 
-        Attributes:
-            run_id: its id, given or made up.
+    Attributes:
+        run_id: its id, given or made up.
 
-        Example:
-            >>> import asyncio
-    import os
-            >>> from pydantic import BaseModel
-            >>> from spanflow import StepContext, Workflow, step
-            >>> class Approval(BaseModel):
-            ...     approved: bool
-            >>> @step
-            ... async def publish(text: str, ctx: StepContext) -> str:
-            ...     decision = await ctx.suspend({"publish?": text}, resume=Approval)
-            ...     return f"published {text}" if decision.approved else "kept"
-            >>> async def main() -> None:
-            ...     run = await Workflow("press", input=str).then(publish).create_run()
-            ...     result = await run.start("the news")
-            ...     print(result.status, result.suspended)
-            ...     result = await run.resume(Approval(approved=True))
-            ...     print(result.unwrap())
-            >>> asyncio.run(main())
-            suspended {'publish': {'publish?': 'the news'}}
-            published the news
+    Example:
+        >>> import asyncio
+        >>> from pydantic import BaseModel
+        >>> from spanflow import StepContext, Workflow, step
+        >>> class Approval(BaseModel):
+        ...     approved: bool
+        >>> @step
+        ... async def publish(text: str, ctx: StepContext) -> str:
+        ...     decision = await ctx.suspend({"publish?": text}, resume=Approval)
+        ...     return f"published {text}" if decision.approved else "kept"
+        >>> async def main() -> None:
+        ...     run = await Workflow("press", input=str).then(publish).create_run()
+        ...     result = await run.start("the news")
+        ...     print(result.status, result.suspended)
+        ...     result = await run.resume(Approval(approved=True))
+        ...     print(result.unwrap())
+        >>> asyncio.run(main())
+        suspended {'publish': {'publish?': 'the news'}}
+        published the news
     """
 
     def __init__(
@@ -367,7 +366,9 @@ class Run(Generic[In_contra, Out_co]):
             self._answering.discard(path)
 
     def _launch(self, state: RunState, record: RunRecord, start: dict[str, Any]) -> Launch:
-        return Launch(record, self._definition, reopen_run(self.run_id, record.trace), state, start, self._deps)
+        announced = state.announced or state.last_at - state.started_at > ANNOUNCE_AFTER * 1e9
+        root = reopen_run(self.run_id, record.trace, announced=announced)
+        return Launch(record, self._definition, root, state, start, self._deps)
 
     def _stream_of(self, drive: Drive) -> RunStream[Out_co]:
         feed = drive.journal.feed
@@ -435,7 +436,7 @@ class Run(Generic[In_contra, Out_co]):
         return fitting[0]
 
     def _answer(self, state: RunState, path: str, data: Any) -> Any:
-        schema = self._engine.resume_schema(self.run_id, path)
+        schema = self._engine.resume_schema(self.run_id, path) or _schema_named(state.steps[path].resume_type)
         return data if schema is None else _validated(schema, data, f"the answer for {path!r}")
 
 
@@ -464,6 +465,19 @@ def _validated(schema: Schema[Any], value: Any, what: str) -> Any:
         return schema.validate(value)
     except ValidationError as error:
         raise InvalidInput(f"{what} must be {schema.name}: {describe(error, schema.annotation)}") from None
+
+
+def _schema_named(resume_type: str | None) -> Schema[Any] | None:
+    """Return the model of an answer that another process asked for, where its module is loaded here.
+
+    Nothing is imported for it: what a store says is no reason to run code. Where the model is not at hand, the step
+    itself validates the answer when it runs again.
+    """
+    module, _, name = (resume_type or "").partition(":")
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return Schema(found) if isinstance(found, type) else None
 
 
 def _json_copy(metadata: Mapping[str, Any]) -> dict[str, Any]:

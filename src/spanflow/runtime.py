@@ -1,5 +1,7 @@
 """A runtime: a store, the workflows that run on it, and the runs it executes."""
 
+import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -9,12 +11,15 @@ from typing_extensions import TypeVar
 from spanflow.clock import Clock, SystemClock
 from spanflow.definition import Definition
 from spanflow.engines.local import LocalEngine
-from spanflow.errors import DefinitionError, SpanflowError
+from spanflow.errors import DefinitionError, RunConflict, SpanflowError
 from spanflow.events import RunStatus
+from spanflow.lease import Lease, checked_lease
 from spanflow.ports import FoundRun, RunQuery, Store
 from spanflow.run import Run, new_run
 from spanflow.stores.memory import MemoryStore
 from spanflow.workflow import Workflow
+
+_log = logging.getLogger("spanflow")
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -23,14 +28,17 @@ Out = TypeVar("Out")
 class Runtime:
     """Create runs on a store, and find them again.
 
-    Use it as ``async with Runtime(store=..., workflows=[...]) as runtime``. At the end of the block runs that still
-    execute are canceled where the store is memory.
+    Use it as ``async with Runtime(store=..., workflows=[...]) as runtime``. Inside the block a runtime on a durable
+    store shows signs of life for its runs, and takes over those whose process died. At the end of the block runs that
+    still execute are canceled where the store is memory; of others the lease is given back, so that any runtime can
+    go on with them at once.
 
     Args:
         store: where journals live; by default this process's memory.
         workflows: those whose runs may be found and continued here.
         deps: live objects for the steps, as ``ctx.deps``, where a run is given none of its own.
         clock: where runs take their time from; for tests.
+        lease: seconds after which, without a sign of life, the owner of a run counts as dead.
 
     Raises:
         DefinitionError: two workflows have the same id, or one is not complete.
@@ -59,15 +67,21 @@ class Runtime:
         *,
         deps: Any = None,
         clock: Clock | None = None,
+        lease: float = 15.0,
     ) -> None:
         self._store: Store = MemoryStore() if store is None else store
-        self._engine = LocalEngine(self._store, clock or SystemClock())
+        owned = None if self._store.is_live else Lease(checked_lease(lease))
+        self._engine = LocalEngine(self._store, clock or SystemClock(), owned)
+        self._keeper: asyncio.Task[None] | None = None
         self._deps = deps
         self._definitions: dict[str, Definition] = {}
+        self._left_alone: set[str] = set()
         for workflow in workflows:
             self._register(workflow)
 
     async def __aenter__(self) -> Self:
+        if self._engine.lease is not None:
+            self._keeper = asyncio.create_task(self._keep(self._engine.lease), name="spanflow-keeper")
         return self
 
     async def __aexit__(
@@ -76,8 +90,52 @@ class Runtime:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Stop what executes here."""
+        """Stop what executes here, give its leases back, and close the store."""
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.cancel()
+            await asyncio.wait([keeper])
         await self._engine.aclose()
+        await self._store.aclose()
+
+    async def recover(self) -> list[Run[Any, Any]]:
+        """Take over the runs whose process died, and return those that now execute here.
+
+        Completed steps are not run again; a step that was cut short runs again as its next attempt. Of several runtimes
+        on one store exactly one gets each run. A runtime in an ``async with`` block does this by itself, on a period.
+        """
+        lease = self._engine.lease
+        if lease is None:
+            return []
+        recovered: list[Run[Any, Any]] = []
+        for run_id in await self._store.orphans(lease.now()):
+            run = await self._taken_over(run_id)
+            if run is not None:
+                recovered.append(run)
+        return recovered
+
+    async def _taken_over(self, run_id: str) -> Run[Any, Any] | None:
+        """Continue a run here; None where somebody was faster, or its workflow is not here or has changed too much."""
+        try:
+            run = await self.get_run(run_id)
+            return await run.restart()
+        except RunConflict:
+            return None
+        except SpanflowError as error:
+            if run_id not in self._left_alone:
+                self._left_alone.add(run_id)
+                _log.warning("Run %s was not taken over: %s", run_id, error)
+            return None
+
+    async def _keep(self, lease: Lease) -> None:
+        """Show signs of life, and look for runs without one, as long as the runtime is open."""
+        while True:
+            try:
+                await self._engine.keep_alive()
+                await self.recover()
+            except SpanflowError as error:  # the store is away for a while; leases outlive a few missed signs
+                _log.warning("The store could not be reached to renew leases: %s", error)
+            await asyncio.sleep(lease.seconds / 3)
 
     async def create_run(
         self,

@@ -54,6 +54,7 @@ class StepResult:
     suspended_at: int | None = None
     resumed_at: int | None = None
     attempt_at: int = 0
+    resume_type: str | None = None
 
     @property
     def completed(self) -> bool:
@@ -85,6 +86,7 @@ class RunState:
     started_at: int = 0
     ended_at: int | None = None
     last_at: int = 0
+    announced: bool = False
     steps_run: int = 0
     tool_calls: int = 0
     retries: int = 0
@@ -207,6 +209,7 @@ def _step_retry(state: RunState, entry: Entry, payload: dict[str, Any]) -> None:
 def _step_suspended(state: RunState, entry: Entry, payload: dict[str, Any]) -> None:
     step = state.steps[entry.path]
     step.status, step.payload, step.suspended_at = "suspended", payload["payload"], entry.timestamp
+    step.resume_type = payload.get("resume_type")
     state.waiting.add(entry.path)
 
 
@@ -249,7 +252,9 @@ def _finish(state: RunState, entry: Entry, payload: dict[str, Any]) -> None:
         state.result = payload.get("result")
         if state.result is None and payload.get("result_ref") is not None:
             state.result = state.resolve(payload["result_ref"])
-    if status != "suspended":
+    if status == "suspended":
+        state.announced = True
+    else:
         state.ended_at = entry.timestamp
         state.waiting.clear()
 

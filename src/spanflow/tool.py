@@ -176,6 +176,7 @@ class Tool(Generic[P, Out_co, Return_co]):
     async def _call(self, arguments: Mapping[str, Any], tool_call_id: str | None) -> Any:
         invocation = Invocation(self, arguments, tool_call_id)
         with invocation:
+            await invocation.stored()
             return invocation.complete(await self.fn(**invocation.validated()))
 
     def _arguments(self, value: Any) -> dict[str, Any]:
@@ -216,6 +217,11 @@ class Invocation:
     @property
     def scope(self) -> Scope:
         return self._scope
+
+    async def stored(self) -> None:
+        """Return when the call is stored, where that outlives the process: so that what it exports has its parent."""
+        if self._step is not None:
+            await self._step.run.stored()
 
     def validated(self) -> dict[str, Any]:
         """Return the arguments as the function takes them."""
@@ -299,6 +305,7 @@ class ToolStream(Generic[Delta_co, Out_co]):
         """Run the tool to its end inside its span, and return the result."""
         invocation = Invocation(self._tool, self._arguments, self._call_id)
         with invocation:
+            await invocation.stored()
             values = self._tool.fn(**invocation.validated())
             invocation.begin_streaming()
             last: Any = None

@@ -194,7 +194,6 @@ async def test_a_run_that_ends_beside_a_suspended_arm_leaves_no_orphan(traces: T
     assert len(traces.find("invoke_workflow inner")) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="closed frames count what is inside of frames inside, and forget their index")
 async def test_frames_that_the_end_of_a_run_closes_count_and_say_what_any_other_does(traces: Traces) -> None:
     nested = workflow("inner").then(same).then(twice).then(ask)
     run = await Workflow("shop", input=list[int]).foreach(nested).create_run()

@@ -101,6 +101,10 @@ class Drive:
         elif not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._record, step, kind, payload, span_id, at)
 
+    async def stored(self) -> None:
+        if self.stores_json and threading.get_ident() == self._thread:
+            await self.journal.flush()
+
     def change_state(self, scope: str, values: dict[str, Any]) -> None:
         self.journal.change_state(scope, values)
 

@@ -156,6 +156,9 @@ class _FakeRun:
     ) -> None:
         self.emitted.append(payload["output"])
 
+    async def stored(self) -> None:
+        return None
+
     def change_state(self, scope: str, values: dict[str, Any]) -> None:
         self.state.values.setdefault(scope, {}).update(values)
 

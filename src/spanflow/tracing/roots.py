@@ -22,13 +22,13 @@ from spanflow.tracing.spans import RunSpans, Scope
 class RootScope(Scope):
     """The root span of a run. It is exported once, by whoever ends the run, also if another process started it."""
 
-    __slots__ = ("_announced", "_parent", "record")
+    __slots__ = ("_parent", "announced", "record")
 
     def __init__(self, spans: RunSpans, record: TraceRecord, span: Span, parent: Context, *, live: bool) -> None:
         super().__init__(spans, span, parent, record.started_at)
         self.record = record
         self._parent = parent
-        self._announced = not live
+        self.announced = False
         if not live:
             self._again = self._make_again
 
@@ -38,8 +38,8 @@ class RootScope(Scope):
 
     def announce(self) -> None:
         """Make the run visible before it ends: a zero-length child that carries the root's attributes. Once."""
-        if not self._announced:
-            self._announced = True
+        if not self.announced:
+            self.announced = True
             at = self.record.started_at
             self.interval(names.RUN_STARTED, names.RUN_STARTED, 0, self.record.attributes, at, at)
 
@@ -154,8 +154,11 @@ def open_run(
     return RootScope(spans, record, span, _with_baggage(parent, record.baggage), live=True)
 
 
-def reopen_run(run_id: str, record: TraceRecord) -> RootScope:
-    """Return the root of a run that was started before, here or elsewhere. Its span is made only when the run ends."""
+def reopen_run(run_id: str, record: TraceRecord, *, announced: bool) -> RootScope:
+    """Return the root of a run that was started before, here or elsewhere. Its span is made only when the run ends.
+
+    ``announced`` says whether its marker was exported then.
+    """
     source = current_source()
     if source is None or record.trace_id is None or record.span_id is None:
         return Untraced(run_id, record)
@@ -167,7 +170,9 @@ def reopen_run(run_id: str, record: TraceRecord) -> RootScope:
         above = SpanContext(trace_id, int(record.parent_span_id, 16), True, flags, state)
         parent = trace.set_span_in_context(NonRecordingSpan(above), parent)
     root = NonRecordingSpan(SpanContext(trace_id, int(record.span_id, 16), False, flags, state))
-    return RootScope(spans, record, root, _with_baggage(parent, record.baggage), live=False)
+    scope = RootScope(spans, record, root, _with_baggage(parent, record.baggage), live=False)
+    scope.announced = announced
+    return scope
 
 
 def open_tool(name: str, attributes: dict[str, Any]) -> Scope:
