@@ -12,7 +12,6 @@ def start_of_a_resumed_stretch(seq: int) -> Event:
     return Entry(Start, {"workflow_id": "w"}, IDS, seq, 1, None, "").event
 
 
-@pytest.mark.xfail(strict=True, reason="defaults are made once per kind, and all events share the very same dict")
 def test_what_a_reader_does_to_one_event_shows_in_no_other() -> None:
     first, second = start_of_a_resumed_stretch(1), start_of_a_resumed_stretch(2)
     assert isinstance(first, Start)

@@ -379,7 +379,6 @@ def test_approval_is_canceled_where_nobody_answers() -> None:
     assert done.tree.startswith("invoke_workflow refunds  [canceled]\n")
 
 
-@pytest.mark.xfail(strict=True, reason="a run that is canceled while it is suspended leaves its wait without a span")
 def test_approval_shows_how_long_nobody_answered() -> None:
     assert "wait refund" in run("approval.py", "250").tree
 
