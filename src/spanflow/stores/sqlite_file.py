@@ -4,7 +4,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
@@ -61,10 +61,8 @@ CREATE TABLE labels (
 ) WITHOUT ROWID;
 """
 
-_STEPS: tuple[str, ...] = (_SCHEMA,)
+STEPS: tuple[str, ...] = (_SCHEMA,)
 """What leads from each version of the file to the next; an empty file is version 0. Add to the end, change nothing."""
-
-VERSION = len(_STEPS)
 
 
 _BLOCKED = 0.005  # s that a lock of somebody else may hold up the event loop; after that others run meanwhile
@@ -158,7 +156,7 @@ class SQLiteFile:
 
         connection = sqlite3.connect(self.path, timeout=_BLOCKED, isolation_level=None, check_same_thread=False)
         try:
-            _prepare(connection, self.path)
+            prepare(connection, self.path)
         except BaseException:
             connection.close()
             raise
@@ -170,20 +168,20 @@ def _code(error: Exception) -> int:
     return extended & 0xFF
 
 
-def _prepare(connection: "sqlite3.Connection", path: str) -> None:
+def prepare(connection: "sqlite3.Connection", path: str, steps: Sequence[str] = STEPS) -> None:
     """Make a file that was just opened ready for use. Doing it again, or in two processes at once, does no harm.
 
     Raises:
         StoreError: it is not ours, or newer than this program; it was left as it is.
     """
-    if _version(connection, path) < VERSION:
+    if _version(connection, path, len(steps)) < len(steps):
         with transaction(connection):
-            version = _version(connection, path)  # another process may have been faster
-            for step in _STEPS[version:]:
+            version = _version(connection, path, len(steps))  # another process may have been faster
+            for step in steps[version:]:
                 for statement in step.split(";\n"):
                     connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {VERSION}")
+            connection.execute(f"PRAGMA user_version = {len(steps)}")
     # After the file is marked as ours: from here on changes go to the log first, the mark included.
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode == "wal":  # which stays sound whatever happens; without it only FULL does
@@ -203,7 +201,7 @@ def transaction(connection: "sqlite3.Connection") -> Generator[None]:
         raise
 
 
-def _version(connection: "sqlite3.Connection", path: str) -> int:
+def _version(connection: "sqlite3.Connection", path: str, known: int) -> int:
     """Return the version of a file that is ours or empty."""
     (mark,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -217,9 +215,9 @@ def _version(connection: "sqlite3.Connection", path: str) -> int:
                 store=path,
             )
         return 0
-    if version > VERSION:
+    if version > known:
         raise StoreError(
-            f"{path} was written by a newer spanflow (file version {version}; this one knows up to {VERSION})."
+            f"{path} was written by a newer spanflow (file version {version}; this one knows up to {known})."
             " It was left as it is. Upgrade spanflow here, or use another file.",
             store=path,
         )
