@@ -26,12 +26,25 @@ class Ending(Protocol):
 
 def close_open(run: Ending, at: int, under: Sequence[str] = ("",)) -> None:
     """End waiting steps ``under`` these paths as canceled, then the frames around them, the innermost first."""
-    left = [
-        step
-        for step in run.state.steps.values()
-        if step.status in ("suspended", "running")
-        and any(not path or step.path == path or _encloses(path, step.path) for path in under)
-    ]
+    _close(
+        run,
+        at,
+        [
+            step
+            for step in run.state.steps.values()
+            if step.status in ("suspended", "running")
+            and any(not path or step.path == path or _encloses(path, step.path) for path in under)
+        ],
+    )
+
+
+def close_inside(run: Ending, at: int, frame: str) -> None:
+    """End what still waits inside a frame that is about to end."""
+    steps = run.state.steps.values()
+    _close(run, at, [each for each in steps if each.status in ("suspended", "running") and _encloses(frame, each.path)])
+
+
+def _close(run: Ending, at: int, left: Sequence[StepResult]) -> None:
     for step in sorted(left, key=lambda step: len(step.path), reverse=True):
         if step.status == "suspended" and step.suspended_at is not None:
             _end_wait(run, step, at)

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from spanflow.context import Place
 from spanflow.definition import Definition
 from spanflow.engines import waits
-from spanflow.engines.closing import close_open
+from spanflow.engines.closing import close_inside, close_open
 from spanflow.engines.inside import WORKFLOW, Driver, Inside, position_attributes, start_payload
 from spanflow.engines.steps import run_step
 from spanflow.errors import InvalidInput, InvalidOutput
@@ -198,6 +198,8 @@ class LocalOps:
             outcome = self._checked(path, definition, outcome)
         if isinstance(outcome, Suspended):
             return outcome
+        if inside.drive.state.waiting:
+            close_inside(inside.drive, inside.now(), path)
         scope.revive()
         scope.note({names.SUCCEEDED: children.succeeded, names.FAILED: children.failed})
         measured = WORKFLOW if frame.kind == "workflow" else None
