@@ -54,6 +54,7 @@ class Journal:
         self._scheduled = False
         self._flushes: set[asyncio.Task[None]] = set()
         self._on_broken = on_broken
+        self._on_turn: Callable[[], None] | None = None
         self.broken: SpanflowError | None = None
         self._settle: Callable[[], Awaitable[None]] | None = None
         self._append_now: AppendNow | None = append_now_of(store)
@@ -90,6 +91,11 @@ class Journal:
         """Change the workflow state; stored with the next event."""
         self.state.values.setdefault(scope, {}).update(values)
         self._pending().setdefault("state", {}).setdefault(scope, {}).update(values)
+
+    def next_turn(self, call: Callable[[], None]) -> None:
+        """Call back in the next turn of the event loop, which a flush shares."""
+        self._on_turn = call
+        self.flush_soon()
 
     def flush_soon(self) -> None:
         """Flush in the next turn of the event loop, unless somebody has by then."""
@@ -188,6 +194,9 @@ class Journal:
 
     def _start_flush(self) -> None:
         self._scheduled = False
+        if self._on_turn is not None:
+            on_turn, self._on_turn = self._on_turn, None
+            on_turn()
         if self.broken is not None or self._saving:
             return
         try:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
@@ -89,11 +90,14 @@ class AppendNow(Protocol):
 
 def append_now_of(store: "Store") -> AppendNow | None:
     """Return a store's ``append_now``, unless a subclass has given ``append`` another meaning."""
-    for kind in type(store).__mro__:
-        if "append" in vars(kind):
-            found: AppendNow | None = getattr(store, "append_now", None) if "append_now" in vars(kind) else None
-            return found
-    return None
+    found: AppendNow | None = getattr(store, "append_now", None) if _may_append_now(type(store)) else None
+    return found
+
+
+@cache
+def _may_append_now(kind: type) -> bool:
+    owner = next((each for each in kind.__mro__ if "append" in vars(each)), kind)
+    return "append_now" in vars(owner)
 
 
 class Store(Protocol):

@@ -233,7 +233,7 @@ class Drive:
         self._begun = True
         enter_step(None)
         root.enter()
-        self._loop.call_soon(self._arm)
+        self.journal.next_turn(self._arm)
         outcome: Outcome
         try:
             if self.stopping:

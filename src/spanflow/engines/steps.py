@@ -103,8 +103,10 @@ async def _attempt(
         return await _failed(inside, step, path, number, failures, scope, at, error)
     if scope.spans.captures_output:
         scope.capture_output(names.STEP_OUTPUT, output, step.output.annotation)
-    inside.end(id, path, number, scope, at, "success", Value(output, None))
-    return Value(output, path)
+    made = Value(output, None)
+    inside.end(id, path, number, scope, at, "success", made)
+    made.ref = path
+    return made
 
 
 async def _failed(
