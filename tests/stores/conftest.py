@@ -1,13 +1,13 @@
 """The stores that the contract is held against."""
 
-import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from spanflow import MemoryStore, SQLiteStore
 from spanflow.ports import Store
+from tests.stores.postgres import Postgres, given
 
 Open = Callable[[], Store]
 """Gives another handle on the same runs: what a second process would hold."""
@@ -19,7 +19,7 @@ KINDS = ("memory", *DURABLE)
 @pytest.fixture(params=KINDS)
 async def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Open]:
     """Opens handles on one store, a new one in each test."""
-    async for opened in _opened(request.param, tmp_path):
+    async for opened in _opened(request, tmp_path):
         yield opened
 
 
@@ -31,7 +31,7 @@ def store(open_store: Open) -> Store:
 @pytest.fixture(params=DURABLE)
 async def open_durable(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Open]:
     """As ``open_store``, for what only stores outside of this process can show."""
-    async for opened in _opened(request.param, tmp_path):
+    async for opened in _opened(request, tmp_path):
         yield opened
 
 
@@ -40,8 +40,15 @@ def durable(open_durable: Open) -> Store:
     return open_durable()
 
 
-async def _opened(kind: str, tmp_path: Path) -> AsyncIterator[Open]:
-    open_one = _opener(kind, tmp_path)
+@pytest.fixture
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL for tests, with a schema of its own in each test."""
+    with Postgres(given("SPANFLOW_TEST_POSTGRES", "the address (DSN) of a PostgreSQL for tests")) as there:
+        yield there
+
+
+async def _opened(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Open]:
+    open_one = _opener(request, tmp_path)
     handles: list[Store] = []
 
     def opened() -> Store:
@@ -53,22 +60,13 @@ async def _opened(kind: str, tmp_path: Path) -> AsyncIterator[Open]:
         await handle.aclose()
 
 
-def _opener(kind: str, tmp_path: Path) -> Open:
-    match kind:
+def _opener(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
+    match request.param:
         case "memory":
             memory = MemoryStore()
             return lambda: memory
         case "sqlite":
             return lambda: SQLiteStore(tmp_path / "runs.db")
         case _:
-            return _postgres()
-
-
-def _postgres() -> Open:
-    pytest.skip("PostgresStore is not there yet")  # to go with the first PostgresStore
-    dsn = os.environ.get("SPANFLOW_TEST_POSTGRES")
-    if dsn is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("SPANFLOW_TEST_POSTGRES is not set, and the checks must not go without PostgreSQL")
-        pytest.skip("SPANFLOW_TEST_POSTGRES is not set: the address (DSN) of a PostgreSQL for tests")
-    raise NotImplementedError
+            postgres: Postgres = request.getfixturevalue("postgres")
+            return postgres.store

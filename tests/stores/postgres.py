@@ -1,0 +1,148 @@
+"""The PostgreSQL that tests run on, and ways to lose the connection to it."""
+
+import asyncio
+import os
+import shlex
+from types import TracebackType
+from typing import Any, LiteralString, Self
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg import conninfo, sql
+
+from spanflow.stores.postgres import PostgresStore
+
+
+def given(variable: str, what: str) -> str:
+    """What the environment gives to tests. Without it they are skipped; where all must run, they fail."""
+    value = os.environ.get(variable)
+    if value is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{variable} is not set, and the checks must not go without it: {what}")
+        pytest.skip(f"{variable} is not set: {what}")
+    return value
+
+
+class Postgres:
+    """A schema of its own in the database for tests, dropped in the end.
+
+    Attributes:
+        dsn: of the database.
+        schema: the name of the schema.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        self.dsn = dsn
+        self.schema = f"test_{uuid4().hex}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.execute("DROP SCHEMA IF EXISTS {schema} CASCADE")
+
+    def store(self, dsn: str | None = None, **options: Any) -> PostgresStore:
+        return PostgresStore(dsn or self.dsn, schema=self.schema, **options)
+
+    def execute(self, statement: LiteralString, *values: Any) -> list[tuple[Any, ...]]:
+        """Execute a statement, ``{schema}`` in it filled in, and return its rows."""
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            found = connection.execute(sql.SQL(statement).format(schema=sql.Identifier(self.schema)), values)
+            return found.fetchall() if found.description else []
+
+    def cut(self, application: str) -> int:
+        """End all connections of an application on the server's side, and return how many those were."""
+        ended = self.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = %s", application
+        )
+        return len(ended)
+
+
+async def restart() -> None:
+    """Restart the server, without letting anybody finish."""
+    command = given("SPANFLOW_TEST_POSTGRES_RESTART", "the command that restarts the PostgreSQL for tests")
+    process = await asyncio.create_subprocess_exec(*shlex.split(command), stdout=asyncio.subprocess.DEVNULL)
+    assert await process.wait() == 0
+
+
+class Wire:
+    """What lies between a store and its database: passes all on, until it is told to break.
+
+    Attributes:
+        connections: how many were made so far.
+        lost_replies: how many of the next replies to a statement that contains ``word`` are lost, the connection with
+            them.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.dsn = ""
+        self.connections = 0
+        self.word = b""
+        self.lost_replies = 0
+
+    async def __aenter__(self) -> Self:
+        async with await psycopg.AsyncConnection.connect(self._dsn) as connection:
+            self._host, self._port = connection.info.host, connection.info.port
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        host, port = self._server.sockets[0].getsockname()
+        self.dsn = conninfo.make_conninfo(self._dsn, host=host, hostaddr=None, port=port, sslmode="disable")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def lose_replies(self, word: str, count: int = 1) -> None:
+        self.word, self.lost_replies = word.encode(), count
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        if self._host.startswith("/"):
+            path = f"{self._host}/.s.PGSQL.{self._port}"
+            there_reader, there_writer = await asyncio.open_unix_connection(path)
+        else:
+            there_reader, there_writer = await asyncio.open_connection(self._host, self._port)
+        doomed = asyncio.Event()
+        try:
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._forward(reader, there_writer, doomed))
+                both.create_task(self._back(there_reader, writer, doomed))
+        except* _Over:
+            pass
+        finally:
+            writer.close()
+            there_writer.close()
+            self._tasks.discard(task)
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event) -> None:
+        while data := await reader.read(1 << 16):
+            if self.lost_replies and self.word in data:
+                self.lost_replies -= 1
+                doomed.set()
+            writer.write(data)
+            await writer.drain()
+        raise _Over
+
+    async def _back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event) -> None:
+        while data := await reader.read(1 << 16):
+            if doomed.is_set():
+                break  # the server has done it, and its answer gets lost
+            writer.write(data)
+            await writer.drain()
+        raise _Over
+
+
+class _Over(Exception):
+    """One side has closed."""
