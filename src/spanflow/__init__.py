@@ -1,5 +1,7 @@
 """spanflow: workflows whose every run is one complete OpenTelemetry trace."""
 
+from typing import TYPE_CHECKING, Any
+
 from spanflow.context import StepContext
 from spanflow.errors import (
     DefinitionError,
@@ -38,6 +40,19 @@ from spanflow.tracing.options import TracingContext, TracingOptions
 from spanflow.tracing.redaction import Redacted
 from spanflow.tracing.setup import configure_tracing
 from spanflow.workflow import Workflow
+
+if TYPE_CHECKING:  # psycopg is an extra
+    from spanflow.stores.postgres import PostgresStore as PostgresStore
+else:
+
+    def __getattr__(name: str) -> Any:
+        """Import PostgresStore when it is asked for. It is not in ``__all__``: a ``*`` asks for nothing by name."""
+        if name == "PostgresStore":
+            from spanflow.stores.postgres import PostgresStore
+
+            return PostgresStore
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "DefinitionError",
