@@ -66,6 +66,7 @@ STEPS: tuple[str, ...] = (_SCHEMA,)
 
 
 _BLOCKED = 0.005  # s that a lock of somebody else may hold up the event loop; after that others run meanwhile
+_LOG = 4000  # pages of 4 KiB: at SQLite's 1000, moving them from the log to the file costs more than writing them
 _PAUSES = (0.001, 0.05)  # s between two tries, from the first to the longest
 
 # Primary result codes of SQLite, which the module sqlite3 has names for, but is not imported yet.
@@ -186,6 +187,7 @@ def prepare(connection: "sqlite3.Connection", path: str, steps: Sequence[str] = 
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode == "wal":  # which stays sound whatever happens; without it only FULL does
         connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG}")
 
 
 @contextmanager
