@@ -1,0 +1,122 @@
+"""A process is killed at any moment, another goes on: the same result, the same tree, and nothing done twice."""
+
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from spanflow.events import StepResultEvent
+from tests.durable.checking import Outcome, journal_of, outcome_of
+from tests.durable.program import Moment, Order, complete, conclude, finish, launch
+
+AT_ONCE = 4
+PLACES = [
+    "in prepare",
+    "tool with 3",  # of prepare, and of an item that runs beside others
+    "in measure[0]",
+    "in measure[1]",
+    "tool with 2",  # after an answer
+    "in total",  # in a worker thread
+    "in span_of",
+    "in review/flaky",
+    "in review/grow#2",
+    "in review/approve",
+    "in report",
+]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    order = Order(tmp_path_factory.mktemp("uninterrupted"))
+    assert complete(order) == 0
+    outcome = outcome_of(order)
+    assert list(outcome.problems()) == []
+    assert (outcome.lost, outcome.doubled) == ([], {})
+    assert len([entry for entry in outcome.entries if entry.kind is StepResultEvent]) == 14
+    return outcome
+
+
+def killed_and_completed(order: Order, expected: Outcome) -> tuple[int, list[str]]:
+    """Kill a run, complete it in another process, and return how the first one ended and what is wrong."""
+    order.folder.mkdir()
+    code = finish(launch(conclude, order))
+    at_death = journal_of(order)
+    assert complete(order) == 0, order.errors.read_text()
+    outcome = outcome_of(order)
+    before = f"killed {order.moment} {order.kill}: "
+    return code, [before + problem for problem in outcome.problems(expected, at_death)]
+
+
+def orders(folder: Path, moment: Moment) -> Iterator[list[Order]]:
+    """Orders to die at one write of the journal after the other, some at once."""
+    first = 1
+    while True:
+        numbers = range(first, first + AT_ONCE)
+        yield [Order(folder / str(number), kill=number, moment=moment) for number in numbers]
+        first += AT_ONCE
+
+
+@pytest.mark.parametrize("moment", ["after", "before"])
+def test_a_run_killed_at_any_write_to_its_journal_ends_as_if_it_had_not_been(
+    moment: Moment, uninterrupted: Outcome, tmp_path: Path
+) -> None:
+    kills = 0
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for batch in orders(tmp_path, moment):
+            results = list(pool.map(partial(killed_and_completed, expected=uninterrupted), batch))
+            assert [problem for _, problems in results for problem in problems] == []
+            codes = [code for code, _ in results]
+            kills += codes.count(-signal.SIGKILL)
+            if 0 in codes:  # it had ended before this many writes
+                break
+    assert kills >= 20
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_run_killed_inside_a_step_or_tool_runs_that_step_again_and_no_other(
+    place: str, uninterrupted: Outcome, tmp_path: Path
+) -> None:
+    order = Order(tmp_path / "run", kill=place)
+    code, problems = killed_and_completed(order, uninterrupted)
+    assert problems == []
+    assert code == -signal.SIGKILL
+    outcome = outcome_of(order)
+    assert outcome.lost
+    lost = [span for span in outcome.spans if span.lost]
+    assert len([span for span in lost if span.name == "execute_tool look_up"]) == place.startswith("tool")
+    if place.startswith("in "):
+        path = place.removeprefix("in ")
+        assert path in outcome.lost
+        attempts = [attempt for key, attempt in outcome.marks if key == f"{order.run_id}/{path}"]
+        usual = [attempt for key, attempt in uninterrupted.marks if key == f"{order.run_id}/{path}"]
+        assert len(attempts) == len(usual) + 1
+
+
+def test_a_run_killed_again_and_again_still_ends_with_one_trace(uninterrupted: Outcome, tmp_path: Path) -> None:
+    order = Order(tmp_path)
+    for place in PLACES:
+        assert finish(launch(conclude, replace(order, kill=place))) == -signal.SIGKILL
+    assert complete(order) == 0, order.errors.read_text()
+    outcome = outcome_of(order)
+    assert list(outcome.problems(uninterrupted, outcome.entries)) == []
+    assert len(outcome.lost) >= len(PLACES)
+    assert len({span.process for span in outcome.spans}) > 2
+
+
+def test_a_run_whose_processes_all_died_while_it_was_suspended_is_answered_by_another(
+    uninterrupted: Outcome, tmp_path: Path
+) -> None:
+    order = Order(tmp_path, answers=False)
+    assert finish(launch(conclude, order)) == 0  # it is suspended, and there is no process any more
+    suspended = outcome_of(order)
+    assert suspended.state.status == "suspended"
+    assert [span.name for span in suspended.spans if span.name == "run.started"] == ["run.started"]
+    assert not [span for span in suspended.spans if span.parent_id is None], "the root is exported before the end"
+    assert complete(replace(order, answers=True)) == 0, order.errors.read_text()
+    outcome = outcome_of(order)
+    assert list(outcome.problems(uninterrupted)) == []
+    assert (outcome.lost, outcome.doubled) == ([], {})
