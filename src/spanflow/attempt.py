@@ -55,7 +55,8 @@ async def attempt(step: Step[Any, Any, Any], value: Any, ctx: StepContext[Any], 
         if inspect.iscoroutine(result):
             result.close()
             raise InvalidOutput(
-                f"Step {ctx.path!r} is a plain def that returned a coroutine. Make it async def."
+                f"Step {ctx.path!r} returned a coroutine that nobody awaited."
+                + (" Await it." if step.is_async else " Make the step async def, and await it.")
             ) from None
         raise InvalidOutput(
             f"Step {ctx.path!r} must return {step.output.name}: {describe(error, step.output.annotation)}"

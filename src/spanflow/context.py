@@ -1,6 +1,6 @@
 """What user code sees inside a step: ``StepContext``, and the context variable that holds the current one."""
 
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextvars import ContextVar
 from types import MappingProxyType, UnionType
 from typing import Any, Generic, NoReturn, Protocol, overload
@@ -104,6 +104,7 @@ class Place:
         init_data: Any,
         state_schema: Schema[Any] | None,
         state_scope: str,
+        schema_of: "Callable[[str], Schema[Any] | None]" = lambda id: None,
     ) -> None:
         self.run = run
         self.workflow_id = workflow_id
@@ -111,6 +112,7 @@ class Place:
         self.init_data = init_data
         self.state_schema = state_schema
         self.state_scope = state_scope
+        self.schema_of = schema_of
 
 
 class Done:
@@ -255,7 +257,8 @@ class StepContext(Generic[DepsT_co]):
         while True:
             found = run.state.steps.get(prefix + name) or run.state.latest.get(without_iterations(prefix + name))
             if found is not None and found.status == "success":
-                return found.output
+                schema = self._place.schema_of(name) if prefix == self._place.prefix and run.state.restored else None
+                return found.output if schema is None else run.revive(schema, found.output)
             if not prefix:
                 break
             prefix = prefix[:-1].rpartition("/")[0]
@@ -298,11 +301,11 @@ class StepContext(Generic[DepsT_co]):
         raise SuspendSignal(payload, schema)
 
     def bail(self, value: Any = None) -> NoReturn:
-        """End the run with success and this value. Does not return."""
+        """End the run with success and this value, from anywhere in it. Only steps may. Does not return."""
         raise BailSignal(value)
 
     def abort(self, reason: str = "") -> NoReturn:
-        """Cancel the run. Does not return."""
+        """Cancel the run; the reason becomes ``result.error.message``. Only steps may. Does not return."""
         raise AbortSignal(reason)
 
     def next_call(self) -> str:

@@ -246,6 +246,19 @@ class Definition:
             )
         return self
 
+    def schema_of(self, id: str) -> Schema[Any] | None:
+        """Return the type of what a node gives, None where it has no node of this id."""
+        node = next((each for each in self.plan.nodes if each.id == id), None)
+        if isinstance(node, WaitNode):
+            return self.events[node.event]
+        bound = self.bindings.get(id)
+        if bound is None:
+            return None
+        output: Any = _output(bound)
+        if isinstance(node, ForeachNode):
+            return Schema(list[Ok[output] | Err] if node.on_error == "collect" else list[output])
+        return Schema(output)
+
     def check_plan(self, plan: Plan) -> None:
         """Check that all code is here which a plan, stored with a run, names.
 

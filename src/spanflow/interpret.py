@@ -66,9 +66,10 @@ class Bailed:
 
 @dataclass(slots=True)
 class Canceled:
-    """A step aborted the run, or a sibling's failure stopped this one."""
+    """A step aborted the run, for a reason, or a sibling's failure stopped this one."""
 
     reason: str = ""
+    path: str = ""
 
 
 Outcome: TypeAlias = Value | Failed | Suspended | Bailed | Canceled

@@ -56,6 +56,7 @@ class Journal:
         self._on_broken = on_broken
         self._on_turn: Callable[[], None] | None = None
         self.broken: SpanflowError | None = None
+        self.saved_seq = state.seq
         self._settle: Callable[[], Awaitable[None]] | None = None
         self._append_now: AppendNow | None = append_now_of(store)
 
@@ -110,6 +111,7 @@ class Journal:
             await self._store.create(record, batch)
         else:
             await self._store.create(record, batch, owner=lease.owner, lease_until=lease.until())
+        self.saved_seq = self.state.seq
         self.feed.publish(batch)
 
     def flush(self) -> Awaitable[None]:
@@ -134,6 +136,7 @@ class Journal:
                 if append_now(self.run_id, lifecycle, lifecycle[0].seq - 1) is False:
                     self._put_back(batch)
                     return False
+                self.saved_seq = lifecycle[-1].seq
             except SpanflowError as error:
                 self.broken = error
                 raise
@@ -148,17 +151,19 @@ class Journal:
         if self._unsaved:
             # In a task of its own: whoever is canceled while waiting must not take the batch with it.
             self._saving = True
-            task = self._loop.create_task(self._save(*self._take()))
+            task = self._loop.create_task(self._save())
             self._flushes.add(task)
             task.add_done_callback(self._flushed)
             await asyncio.shield(task)
 
-    async def _save(self, batch: list[Entry], lifecycle: list[Entry]) -> None:
+    async def _save(self) -> None:
         try:
-            if self._settle is not None:
+            if self._settle is not None:  # first: what ends meanwhile is in the batch, and its span is out
                 await self._settle()
+            batch, lifecycle = self._take()
             if lifecycle:
                 await self._store.append(self.run_id, lifecycle, expected_seq=lifecycle[0].seq - 1)
+                self.saved_seq = lifecycle[-1].seq
             self.feed.publish(batch)
         except SpanflowError as error:
             self.broken = error
@@ -207,7 +212,7 @@ class Journal:
             return
         if self._unsaved:
             self._saving = True
-            task = self._loop.create_task(self._save(*self._take()))
+            task = self._loop.create_task(self._save())
             self._flushes.add(task)
             task.add_done_callback(self._flushed)
 

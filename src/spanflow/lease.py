@@ -2,20 +2,30 @@
 
 import time
 import uuid
-from dataclasses import dataclass, field
 
 from spanflow.errors import DefinitionError
 
 
-@dataclass(frozen=True, slots=True)
 class Lease:
     """The identity of a runtime, and how long (s) it counts as alive after its last sign of life.
 
     Leases are on the machine's clock, never on a clock that tests move: they are about processes, not about runs.
+
+    Attributes:
+        owner: the runtime's id.
+        ends: when the last sign of life runs out, ns since the epoch. A process that was paused finds it past.
     """
 
-    seconds: float = 15.0
-    owner: str = field(default_factory=lambda: uuid.uuid4().hex)
+    __slots__ = ("ends", "owner", "seconds")
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.owner = uuid.uuid4().hex
+        self.ends = self.until()
+
+    @property
+    def is_over(self) -> bool:
+        return time.time_ns() > self.ends
 
     def now(self) -> int:
         return time.time_ns()

@@ -20,8 +20,8 @@ class WorkflowResult(Generic[T_co]):
     Attributes:
         status: ``success``, ``failed``, ``suspended`` or ``canceled``; ``running`` while it is not over.
         result: the output, where the status is ``success``; else None. ``unwrap()`` has no such None.
-        error: path, type, message and traceback of the failure; ``error.exception`` is the exception itself,
-            where this process has it.
+        error: path, type, message and traceback of the failure, or the reason of ``ctx.abort``;
+            ``error.exception`` is the exception itself, where this process has it.
         suspended: path → payload of each step that waits for an answer.
         steps: path → what is known of the step.
         state: the workflow's state, as an instance of its model where it has one.
@@ -73,7 +73,8 @@ class WorkflowResult(Generic[T_co]):
             message = f"Run {run_id} waits for an answer at {paths}. Give it with run.resume(answer)."
             raise RunSuspended(message, run_id=run_id, trace_id=trace_id, suspended=self.suspended)
         if self.status == "canceled":
-            raise RunCanceled(f"Run {run_id} was canceled.", run_id=run_id, trace_id=trace_id)
+            why = f" by {self.error.path!r}: {self.error.message}" if self.error is not None else ""
+            raise RunCanceled(f"Run {run_id} was canceled{why or '.'}", run_id=run_id, trace_id=trace_id)
         raise SpanflowError(f"Run {run_id} is still running. Await run.wait() first.")
 
 

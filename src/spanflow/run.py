@@ -305,6 +305,8 @@ class Run(Generic[In_contra, Out_co]):
         self._refuse_second_start()
         definition, options = self._definition, tracing_options or _NO_OPTIONS
         given = _validated(definition.input, input_data, f"workflow {definition.id!r}: input_data")
+        if not self._engine.values_are_live:
+            _require_storable(given, f"workflow {definition.id!r}: input_data")
         state = self._initial_state(initial_state)
         context = _json_mapping("runtime_context", runtime_context)
         at = self._engine.clock.time_ns()
@@ -382,7 +384,10 @@ class Run(Generic[In_contra, Out_co]):
         return await self._engine.load_state(self.run_id)
 
     def _result(self, state: RunState) -> WorkflowResult[Out_co]:
-        output = None if self._engine.values_are_live else self._definition.result_schema
+        output: Schema[Any] | None = None
+        if state.restored:
+            bailed = any(step.status == "bailed" for step in state.steps.values())
+            output = self._definition.declared_output if bailed else self._definition.result_schema
         return result_of(state, output, self._definition.state)
 
     def _started(self, call: str) -> RunRecord:
@@ -478,6 +483,13 @@ def _schema_named(resume_type: str | None) -> Schema[Any] | None:
     for part in name.split("."):
         found = getattr(found, part, None)
     return Schema(found) if isinstance(found, type) else None
+
+
+def _require_storable(value: Any, what: str) -> None:
+    try:
+        to_json(value)
+    except SpanflowError as error:
+        raise InvalidInput(f"{what} cannot be stored: {error}") from None
 
 
 def _json_copy(metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -68,7 +68,10 @@ class StepResult:
 
 @dataclass(slots=True)
 class RunState:
-    """All that is known of a run. ``steps`` maps each path to its latest result."""
+    """All that is known of a run. ``steps`` maps each path to its latest result.
+
+    ``restored`` says that values were read from a store as JSON, and have yet to get their types back.
+    """
 
     run_id: str = ""
     workflow_id: str = ""
@@ -91,6 +94,7 @@ class RunState:
     ended_at: int | None = None
     last_at: int = 0
     announced: bool = False
+    restored: bool = False
     steps_run: int = 0
     tool_calls: int = 0
     retries: int = 0

@@ -29,6 +29,9 @@ from spanflow.tracing import metrics, names
 from spanflow.tracing.roots import RootScope
 from spanflow.tracing.spans import Link
 
+ABORTED = "spanflow.aborted"
+"""``error.type`` of a run that a step canceled with ``ctx.abort(reason)``; the message is the reason."""
+
 ANNOUNCE_AFTER = 1.0  # s: a run that lasts longer makes itself visible before it ends
 
 
@@ -54,8 +57,8 @@ class Drive:
     def __init__(self, launch: Launch, store: Store, clock: Clock) -> None:
         self._launch = launch
         self._store = store
-        self._values_are_live = bool(getattr(store, "is_live", False))
-        self.stores_json = not self._values_are_live
+        self.stores_json = not getattr(store, "is_live", False)
+        self._values_are_live = not launch.state.restored
         self.clock = clock
         self.run_id = launch.record.run_id
         self.state = launch.state
@@ -139,12 +142,13 @@ class Drive:
             await self.journal.create(launch.record, launch.lease)
         else:
             self.journal.record(Start, launch.start, "", self.root.span_id, at)
+            await self.journal.flush()  # from here on the run is ours
             close_lost(self, lost_at, at)
             await self.journal.flush()
 
     async def end_canceled(self) -> None:
         """Record that the run was canceled while nobody executed it."""
-        await self._finish(Canceled("canceled"))
+        await self._finish(Canceled())
         self._end()
 
     def launch(self, context: Context, on_end: "Callable[[Drive], None]") -> None:
@@ -168,17 +172,35 @@ class Drive:
     def _settles(self) -> Callable[[], Awaitable[None]] | None:
         """What has to be awaited before a durable append, so that a span is out before the journal says it is over."""
         spans = self.root.spans
-        return None if self._values_are_live or spans.ends_inline or spans.tracer is None else spans.settle
+        return None if spans.ends_inline or spans.tracer is None else spans.settle
 
     @property
     def leaving(self) -> bool:
         """Whether this process no longer drives the run: then nothing is recorded, and open spans stay open."""
         return self._interrupted or self.journal.broken is not None
 
+    async def assure(self) -> None:
+        """Make sure that the run is still ours, after this process may have been paused.
+
+        Raises:
+            RunConflict: somebody else has taken it over; nothing more is recorded, and no span ended.
+        """
+        lease = self._launch.lease
+        if lease is None or not lease.is_over or self.journal.broken is not None:
+            return
+        now, until = lease.now(), lease.until()
+        mine = await self._store.claim(self.run_id, lease.owner, now=now, lease_until=until)
+        if not mine or await self._store.read(self.run_id, after=self.journal.saved_seq, limit=1):
+            conflict = f"Run {self.run_id!r} was taken over while this process did not show a sign of life."
+            self.journal.broken = RunConflict(conflict, run_id=self.run_id)
+            raise self.journal.broken
+        lease.ends = until
+
     def interrupt(self) -> None:
         """Stop executing without ending the run: whoever comes next goes on from its journal."""
-        self._interrupted = self.stopping = True
-        self._stop()
+        if not self._finishing:  # what is about to be recorded is fenced by the journal
+            self._interrupted = self.stopping = True
+            self._stop()
 
     def _stop(self) -> None:
         if self._task is not None and self._begun and not self._finishing:  # a task canceled before it runs never runs
@@ -239,7 +261,7 @@ class Drive:
             if self.stopping:
                 raise asyncio.CancelledError
             given = self.revive(definition.input, self.state.input)
-            place = Place(self, definition.id, "", given, definition.state, "")
+            place = Place(self, definition.id, "", given, definition.state, "", definition.schema_of)
             if root.spans.captures_input:
                 root.capture_input(names.RUN_INPUT, given, definition.input.annotation)
             outcome = await interpret(
@@ -252,8 +274,8 @@ class Drive:
             self._end()
             raise
         except asyncio.CancelledError:  # by cancel(), or because the event loop ends
-            self._interrupted = self._interrupted or not (self._canceled or self._values_are_live)
-            outcome = Canceled("canceled")
+            self._interrupted = self._interrupted or (self.stores_json and not self._canceled)
+            outcome = Canceled()
         except BaseException as error:
             self.error = _misfit_in(error)
             outcome = Failed(failure(error, ""), recorded=False)
@@ -264,7 +286,8 @@ class Drive:
         self._count_active(-1)
         try:
             if self.error is None and not self.leaving:
-                await self._finish(Canceled("canceled") if self._canceled else outcome)
+                await self.assure()
+                await self._finish(Canceled() if self._canceled else outcome)
             elif self._interrupted and self.journal.broken is None:
                 await self.journal.flush()
         except SpanflowError as error:  # the store has failed; the journal keeps what it has
@@ -294,6 +317,8 @@ class Drive:
                 status = "suspended"
             case Canceled():
                 status = "canceled"
+                if outcome.reason:
+                    problem = StepError(path=outcome.path, type=ABORTED, message=outcome.reason)
         if status == "suspended":
             root.announce()
         else:

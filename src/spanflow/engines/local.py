@@ -23,22 +23,29 @@ class LocalEngine:
         self.clock = clock
         self.lease = lease
         self._drives: dict[str, Drive] = {}
+        self._starting: set[str] = set()
         self._resume_schemas: dict[str, dict[str, Schema[Any]]] = {}
 
     async def start(self, launch: Launch) -> Drive:
         """Continue a run from its journal. Raises RunConflict where somebody else has."""
         run_id = launch.record.run_id
         launch.lease = self.lease
-        if launch.state.seq > 0:
-            launch.resume_schemas = self._resume_schemas.get(run_id, {})
-            await self._claim(launch)
-        drive = Drive(launch, self.store, self.clock)
+        if run_id in self._drives or run_id in self._starting:
+            raise RunConflict(f"Run {run_id!r} executes here already.", run_id=run_id)
+        self._starting.add(run_id)
         try:
-            await drive.begin()
-        except BaseException:
-            await self._release(run_id)
-            raise
-        self._drives[run_id] = drive
+            if launch.state.seq > 0:
+                launch.resume_schemas = self._resume_schemas.get(run_id, {})
+                await self._claim(launch)
+            drive = Drive(launch, self.store, self.clock)
+            try:
+                await drive.begin()
+            except BaseException:
+                await self._release(run_id)
+                raise
+            self._drives[run_id] = drive
+        finally:
+            self._starting.discard(run_id)
         drive.launch(copy_context(), self._ended)
         return drive
 
@@ -52,7 +59,10 @@ class LocalEngine:
 
     async def load_state(self, run_id: str) -> RunState:
         """Fold a run's journal."""
-        state, page = RunState(), await self.store.read(run_id)
+        record = await self.store.load(run_id)
+        state = RunState(restored=not self.values_are_live)
+        state.values[""] = dict(record.initial_state)
+        page = await self.store.read(run_id)
         while page:
             for entry in page:
                 state.apply(entry)
@@ -95,10 +105,12 @@ class LocalEngine:
 
     async def keep_alive(self) -> None:
         """Show a sign of life for all that executes here, and stop what somebody else has taken over."""
-        if self.lease is None or not self._drives:
+        lease = self.lease
+        if lease is None:
             return
-        mine = list(self._drives.values())
-        kept = await self.store.renew(self.lease.owner, lease_until=self.lease.until())
+        mine, until = list(self._drives.values()), lease.until()
+        kept = await self.store.renew(lease.owner, lease_until=until) if mine else frozenset[str]()
+        lease.ends = until
         for drive in mine:
             if drive.run_id not in kept and not drive.over:
                 drive.interrupt()

@@ -186,7 +186,7 @@ class LocalOps:
         if definition.state is not None and (schema is None or schema.annotation != definition.state.annotation):
             schema, state_scope = definition.state, frame.path
         init = None if isinstance(given, Failed) else given.data
-        inner = Place(drive, definition.id, f"{frame.path}/", init, schema, state_scope)
+        inner = Place(drive, definition.id, f"{frame.path}/", init, schema, state_scope, definition.schema_of)
         return LocalOps(drive, scope, definition, inner), given
 
     def _close(

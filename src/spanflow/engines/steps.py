@@ -76,6 +76,7 @@ async def _attempt(
             await journal.flush()
             output = await attempt(step, value.data, ctx, drive.clock)
             if drive.stores_json:
+                await drive.assure()
                 drive.check_storable(output, path)
         finally:
             if ctx.open_streams is not None:
@@ -92,7 +93,7 @@ async def _attempt(
         return Bailed(Value(signal.value, path))
     except AbortSignal as signal:
         inside.end(id, path, number, scope, at, "canceled")
-        return Canceled(signal.reason)
+        return Canceled(signal.reason, path)
     except GeneratorExit:  # the loop is closing us: there is nobody left to record for
         raise
     except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):  # by the run, or because a sibling failed

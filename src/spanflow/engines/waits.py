@@ -30,7 +30,9 @@ class _Wait:
         self._inside.journal.record(StepWaiting, payload, self._path, span_id, self.started_at)
 
     def succeed(self, value: Value, message: Message | None = None) -> None:
-        payload = {"status": "success", "output": value.data, "output_ref": value.ref}
+        payload: dict[str, Any] = {"status": "success", "output": value.data}
+        if value.ref is not None:
+            payload["output_ref"] = value.ref
         if message is not None:
             payload["message_id"] = message.id
         self._end(payload)
