@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shlex
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, LiteralString, Self
 from uuid import uuid4
@@ -70,19 +71,20 @@ class Wire:
     """What lies between a store and its database: passes all on, until it is told to break.
 
     Attributes:
+        dsn: what leads through it.
         connections: how many were made so far.
-        lost_replies: how many of the next replies to a statement that contains ``word`` are lost, the connection with
-            them.
     """
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._word = b""
+        self._to_break = 0
+        self._keeps_request = True
+        self._meanwhile: Meanwhile | None = None
         self.dsn = ""
         self.connections = 0
-        self.word = b""
-        self.lost_replies = 0
 
     async def __aenter__(self) -> Self:
         async with await psycopg.AsyncConnection.connect(self._dsn) as connection:
@@ -95,14 +97,26 @@ class Wire:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Break all connections, and refuse new ones."""
         assert self._server is not None
         self._server.close()
-        for task in self._tasks:
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    def lose_replies(self, word: str, count: int = 1) -> None:
-        self.word, self.lost_replies = word.encode(), count
+    def break_at(
+        self, word: str, *, times: int = 1, before_server: bool = False, meanwhile: "Meanwhile | None" = None
+    ) -> None:
+        """Break the connection when a statement that contains ``word`` passes: its answer gets lost.
+
+        Or, with ``before_server``, the statement itself. ``meanwhile`` is done before the store notices.
+        """
+        self._word, self._to_break, self._meanwhile = word.encode(), times, meanwhile
+        self._keeps_request = not before_server
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -128,9 +142,11 @@ class Wire:
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event) -> None:
         while data := await reader.read(1 << 16):
-            if self.lost_replies and self.word in data:
-                self.lost_replies -= 1
+            if self._to_break and self._word in data:
+                self._to_break -= 1
                 doomed.set()
+                if not self._keeps_request:
+                    await self._break()
             writer.write(data)
             await writer.drain()
         raise _Over
@@ -138,11 +154,19 @@ class Wire:
     async def _back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event) -> None:
         while data := await reader.read(1 << 16):
             if doomed.is_set():
-                break  # the server has done it, and its answer gets lost
+                await self._break()  # the server has done it, since it answers
             writer.write(data)
             await writer.drain()
         raise _Over
 
+    async def _break(self) -> None:
+        if self._meanwhile is not None:
+            await self._meanwhile()
+        raise _Over
+
+
+Meanwhile = Callable[[], Awaitable[object]]
+
 
 class _Over(Exception):
-    """One side has closed."""
+    """One side has closed, or is to believe that the other has."""

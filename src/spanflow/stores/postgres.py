@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any, LiteralString
 
-from psycopg.errors import UniqueViolation
 from pydantic_core import from_json
 
 from spanflow.errors import RunConflict, RunNotFound
@@ -121,7 +120,7 @@ class PostgresStore:
         async def work(connection: Connection, begun_before: bool) -> None:
             try:
                 await self._do(connection, _CREATE, row)
-            except UniqueViolation:
+            except self._database.refused:
                 known = "SELECT body FROM {schema}.records JOIN {schema}.runs ON number = run WHERE run_id = %s"
                 if begun_before and await self._one(connection, known, record.run_id) == (body,):
                     return  # it was done when the connection broke
@@ -151,7 +150,7 @@ class PostgresStore:
                     done = bool(await self._do(connection, _APPEND, row))
                 else:
                     done = await self._append_and_change(connection, row, change)
-            except UniqueViolation:
+            except self._database.refused:
                 done = False
             if not done:
                 await self._not_appended(connection, row, begun_before)

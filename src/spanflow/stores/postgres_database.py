@@ -10,7 +10,7 @@ from typing import LiteralString, TypeAlias, TypeVar
 try:
     import psycopg
     import psycopg_pool
-    from psycopg import conninfo, sql
+    from psycopg import conninfo, errors, sql
 except ImportError as missing:
     raise ImportError(
         "PostgresStore needs psycopg: install spanflow with its extra, `spanflow[postgres]`."
@@ -111,7 +111,10 @@ class PostgresDatabase:
 
     Attributes:
         address: where it is, without the password.
+        refused: the class of the error that says that a key is taken.
     """
+
+    refused = errors.UniqueViolation
 
     def __init__(self, dsn: str, *, schema: str, pool_size: int, reconnect_timeout: float) -> None:
         try:
