@@ -33,6 +33,7 @@ NAMES = [
     "RunCanceled",
     "RunConflict",
     "RunFailed",
+    "RunInterrupted",
     "RunNotFound",
     "RunState",
     "RunStream",

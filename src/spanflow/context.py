@@ -94,7 +94,7 @@ class RunSide(Protocol):
 class Place:
     """Where a workflow stands in its run: the part of a step's context that all steps of it share."""
 
-    __slots__ = ("init_data", "prefix", "run", "state_schema", "state_scope", "workflow_id")
+    __slots__ = ("init_data", "prefix", "run", "schema_of", "state_schema", "state_scope", "workflow_id")
 
     def __init__(
         self,

@@ -75,7 +75,8 @@ class Subscription(AsyncIterator[Event]):
         newest = recent[-1].seq if recent else self._cursor
         for entry in entries:
             if not entry.kind.lifecycle:
-                self._push_delta(entry.event)
+                if entry.seq >= self._cursor:  # else the reader has read past it, in the store
+                    self._push_delta(entry.event)
             elif entry.seq == newest + 1 and len(recent) < _RECENT:
                 recent.append(entry)
                 newest += 1

@@ -72,9 +72,9 @@ async def sleep(inside: Inside, node: SleepNode, path: str, value: Value) -> Out
             return inside.count(found)
         until = found
         wait.begin(until, None)
-    await inside.journal.flush()
     drive.announce_before(until)
     try:
+        await inside.journal.flush()
         await drive.clock.sleep_until(until)
     except GeneratorExit:  # the loop is closing us
         raise
@@ -99,8 +99,8 @@ async def wait_for_event(inside: Inside, node: WaitNode, path: str) -> Outcome:
     until = None if node.timeout is None else wait.started_at + int(node.timeout * 1e9)
     if known is None:
         wait.begin(until, node.event)
-    await inside.journal.flush()
     try:
+        await inside.journal.flush()
         message = drive.take(node.event) or await _arrival(inside, node.event, until)
     except TimeoutError:
         return inside.count(wait.fail(EventTimeout(node.event, path, node.timeout or 0.0)))
