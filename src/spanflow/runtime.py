@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,7 +12,7 @@ from typing_extensions import TypeVar
 from spanflow.clock import Clock, SystemClock
 from spanflow.definition import Definition
 from spanflow.engines.local import LocalEngine
-from spanflow.errors import DefinitionError, RunConflict, SpanflowError
+from spanflow.errors import DefinitionError, InvalidInput, RunConflict, SpanflowError
 from spanflow.events import RunStatus
 from spanflow.lease import Lease, checked_lease
 from spanflow.ports import FoundRun, RunQuery, Store
@@ -185,23 +186,63 @@ class Runtime:
     async def find_runs(
         self,
         *,
-        status: RunStatus | None = None,
+        status: RunStatus | tuple[RunStatus, ...] | None = None,
         workflow: str | Workflow[Any, Any] | None = None,
         trace_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        started_after: datetime | None = None,
+        started_before: datetime | None = None,
         limit: int = 100,
+        after: FoundRun | None = None,
     ) -> Sequence[FoundRun]:
-        """Return the runs that match all that is given, the newest first."""
+        """Return the runs that match all that is given, the newest first.
+
+        Args:
+            status: one, or any of several.
+            workflow: it or its id.
+            trace_id: 32 hex digits, as Jaeger shows it.
+            metadata: keys of the root span, ``user.id`` and ``session.id`` among them, and their values.
+            started_after: a time with a time zone; ``started_before`` likewise.
+            limit: how many at most.
+            after: the last run of the page before, for the next one.
+        """
         query = RunQuery(
             status=status,
             workflow=workflow.id if isinstance(workflow, Workflow) else workflow,
             trace_id=trace_id,
             metadata=dict(metadata or {}),
+            started_after=_ns("started_after", started_after),
+            started_before=_ns("started_before", started_before),
             limit=limit,
+            after=None if after is None else after.cursor,
         )
         return await self._store.find(query)
+
+    async def delete_run(self, run_id: str) -> None:
+        """Forget a run and all that belongs to it.
+
+        Raises:
+            RunConflict: it executes here.
+            RunNotFound: the store has no such run.
+        """
+        if self._engine.executing(run_id) is not None:
+            raise RunConflict(f"Run {run_id!r} executes here. Cancel it before it is deleted.", run_id=run_id)
+        await self._store.delete(run_id)
+
+    async def delete_ended(self, *, before: datetime) -> int:
+        """Forget the runs that ended before a time (with a time zone), and return how many those were."""
+        return await self._store.delete_ended(_ns("before", before) or 0)
 
     def _register(self, workflow: Workflow[Any, Any]) -> None:
         if workflow.id in self._definitions:
             raise DefinitionError(f"Two workflows have the id {workflow.id!r}. Give one of them another: with_id().")
         self._definitions[workflow.id] = workflow.definition.complete()
+
+
+def _ns(name: str, moment: datetime | None) -> int | None:
+    """Return a time as ns since the epoch."""
+    if moment is None:
+        return None
+    if moment.tzinfo is None:
+        raise InvalidInput(f"{name}={moment.isoformat()} has no time zone. Give it one: datetime(..., tzinfo=UTC).")
+    return int(moment.timestamp() * 1e9)

@@ -1,0 +1,57 @@
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from spanflow import InvalidInput, RunNotFound, Runtime, SQLiteStore, TracingOptions, Workflow, step
+
+
+@step
+async def double(value: int) -> int:
+    return 2 * value
+
+
+twice = Workflow("twice", input=int).then(double)
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def runtime(request: pytest.FixtureRequest, tmp_path: Path) -> Runtime:
+    store = SQLiteStore(tmp_path / "runs.db") if request.param == "sqlite" else None
+    return Runtime(store, workflows=[twice])
+
+
+async def test_runs_are_found_page_by_page_by_user_status_and_time(runtime: Runtime) -> None:
+    async with runtime:
+        for number in range(5):
+            run = await runtime.create_run(twice, run_id=f"r{number}")
+            await run.start(number, tracing_options=TracingOptions(metadata={"tenant": "a" if number % 2 else "b"}))
+
+        first = await runtime.find_runs(status=("success", "failed"), limit=2)
+        second = await runtime.find_runs(status=("success", "failed"), limit=2, after=first[-1])
+        of_tenant = await runtime.find_runs(metadata={"tenant": "a"})
+        soon = datetime.now(UTC) + timedelta(hours=1)
+
+        assert [run.run_id for run in (*first, *second)] == ["r4", "r3", "r2", "r1"]
+        assert [run.run_id for run in of_tenant] == ["r3", "r1"]
+        assert await runtime.find_runs(started_after=soon) == []
+        assert len(await runtime.find_runs(started_before=soon)) == 5
+
+
+async def test_a_time_without_a_zone_is_refused(runtime: Runtime) -> None:
+    async with runtime:
+        with pytest.raises(InvalidInput, match="no time zone"):
+            await runtime.find_runs(started_after=datetime(2026, 1, 1))  # noqa: DTZ001  # the case
+
+
+async def test_runs_are_deleted_one_by_one_and_by_age(runtime: Runtime) -> None:
+    async with runtime:
+        for number in range(3):
+            await (await runtime.create_run(twice, run_id=f"r{number}")).start(number)
+        await runtime.delete_run("r1")
+
+        assert [run.run_id for run in await runtime.find_runs()] == ["r2", "r0"]
+        with pytest.raises(RunNotFound):
+            await runtime.delete_run("r1")
+        assert await runtime.delete_ended(before=datetime.now(UTC) - timedelta(days=1)) == 0
+        assert await runtime.delete_ended(before=datetime.now(UTC) + timedelta(days=1)) == 2
+        assert await runtime.find_runs() == []
