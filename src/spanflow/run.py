@@ -1,26 +1,23 @@
 """A run, as its user holds it: start it, stream it, answer it, cancel it, watch it."""
 
 import asyncio
-import os
-import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Mapping
-from typing import Any, Generic, cast
+from typing import Any, Generic
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import to_jsonable_python
+from pydantic import BaseModel
 from typing_extensions import TypeVar
 
 from spanflow.context import HasResult
 from spanflow.definition import Definition
 from spanflow.engines.drive import ANNOUNCE_AFTER, Drive, Launch
 from spanflow.engines.local import LocalEngine
-from spanflow.errors import InvalidInput, NotSuspended, RunConflict, SpanflowError, UnknownEvent
+from spanflow.errors import InvalidInput, NotSuspended, RunConflict, UnknownEvent
 from spanflow.events import Event, Resumed
-from spanflow.explain import describe
+from spanflow.inputs import json_copy, json_mapping, new_id, require_storable, schema_named, validated
 from spanflow.ports import Message, RunRecord
 from spanflow.result import WorkflowResult, result_of
-from spanflow.schema import Schema, fields_of, to_json
+from spanflow.schema import Schema, fields_of
 from spanflow.state import RunState
 from spanflow.stream import Subscription
 from spanflow.tracing.options import TracingContext, TracingOptions
@@ -125,7 +122,7 @@ class Run(Generic[In_contra, Out_co]):
         deps: Any = None,
         record: RunRecord | None = None,
     ) -> None:
-        self.run_id = run_id or _new_id()
+        self.run_id = run_id or new_id()
         self._definition = definition
         self._engine = engine
         self._resource_id = resource_id
@@ -220,7 +217,7 @@ class Run(Generic[In_contra, Out_co]):
         schema = self._definition.events.get(name)
         if schema is None:
             raise UnknownEvent(name, workflow_id=self.workflow_id, known=sorted(self._definition.events))
-        message = Message(id=uuid.uuid4().hex, name=name, payload=_validated(schema, payload, f"event {name!r}"))
+        message = Message(id=uuid.uuid4().hex, name=name, payload=validated(schema, payload, f"event {name!r}"))
         if self._record is None:
             self._sent_early.append(message)
             return
@@ -304,11 +301,11 @@ class Run(Generic[In_contra, Out_co]):
     ) -> Drive:
         self._refuse_second_start()
         definition, options = self._definition, tracing_options or _NO_OPTIONS
-        given = _validated(definition.input, input_data, f"workflow {definition.id!r}: input_data")
+        given = validated(definition.input, input_data, f"workflow {definition.id!r}: input_data")
         if not self._engine.values_are_live:
-            _require_storable(given, f"workflow {definition.id!r}: input_data")
+            require_storable(given, f"workflow {definition.id!r}: input_data")
         state = self._initial_state(initial_state)
-        context = _json_mapping("runtime_context", runtime_context)
+        context = json_mapping("runtime_context", runtime_context)
         at = self._engine.clock.time_ns()
         root = open_run(
             self.run_id,
@@ -329,7 +326,7 @@ class Run(Generic[In_contra, Out_co]):
             runtime_context=context,
         )
         self._record = record
-        start = {"workflow_id": definition.id, "input": given, "metadata": _json_copy(options.metadata)}
+        start = {"workflow_id": definition.id, "input": given, "metadata": json_copy(options.metadata)}
         launch = Launch(record, definition, root, RunState(), start, self._deps, list(self._sent_early))
         try:
             drive = await self._engine.start(launch)
@@ -409,8 +406,8 @@ class Run(Generic[In_contra, Out_co]):
     def _initial_state(self, given: BaseModel | Mapping[str, Any] | None) -> dict[str, Any]:
         schema = self._definition.state
         if schema is None:
-            return _json_mapping("initial_state", given if not isinstance(given, BaseModel) else given.model_dump())
-        value = _validated(schema, {} if given is None else given, f"workflow {self.workflow_id!r}: initial_state")
+            return json_mapping("initial_state", given if not isinstance(given, BaseModel) else given.model_dump())
+        value = validated(schema, {} if given is None else given, f"workflow {self.workflow_id!r}: initial_state")
         return fields_of(value)
 
     def _suspended_path(self, state: RunState, step: str | HasResult[Any] | None) -> str:
@@ -441,15 +438,8 @@ class Run(Generic[In_contra, Out_co]):
         return fitting[0]
 
     def _answer(self, state: RunState, path: str, data: Any) -> Any:
-        schema = self._engine.resume_schema(self.run_id, path) or _schema_named(state.steps[path].resume_type)
-        return data if schema is None else _validated(schema, data, f"the answer for {path!r}")
-
-
-def _new_id() -> str:
-    """Return a random UUID (version 4) as text, without the object that ``uuid.uuid4`` makes on the way."""
-    digits = os.urandom(16).hex()
-    variant = "89ab"[int(digits[16], 16) & 3]
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+        schema = self._engine.resume_schema(self.run_id, path) or schema_named(state.steps[path].resume_type)
+        return data if schema is None else validated(schema, data, f"the answer for {path!r}")
 
 
 def new_run(
@@ -463,53 +453,3 @@ def new_run(
     if run_id is not None and not (isinstance(run_id, str) and run_id.strip()):  # pyright: ignore[reportUnnecessaryIsInstance]  # bad input
         raise InvalidInput(f"run_id={run_id!r} must be a non-empty string, or None for a new one.")
     return Run(definition.complete(), engine, run_id=run_id, resource_id=resource_id, deps=deps)
-
-
-def _validated(schema: Schema[Any], value: Any, what: str) -> Any:
-    try:
-        return schema.validate(value)
-    except ValidationError as error:
-        raise InvalidInput(f"{what} must be {schema.name}: {describe(error, schema.annotation)}") from None
-
-
-def _schema_named(resume_type: str | None) -> Schema[Any] | None:
-    """Return the model of an answer that another process asked for, where its module is loaded here.
-
-    Nothing is imported for it: what a store says is no reason to run code. Where the model is not at hand, the step
-    itself validates the answer when it runs again.
-    """
-    module, _, name = (resume_type or "").partition(":")
-    found: Any = sys.modules.get(module)
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    return Schema(found) if isinstance(found, type) else None
-
-
-def _require_storable(value: Any, what: str) -> None:
-    try:
-        to_json(value)
-    except SpanflowError as error:
-        raise InvalidInput(f"{what} cannot be stored: {error}") from None
-
-
-def _json_copy(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return metadata as JSON can hold it; it is kept as far as possible, and never a reason to fail."""
-    if not metadata:
-        return {}
-    try:
-        copied = to_jsonable_python(metadata, fallback=str, inf_nan_mode="strings", bytes_mode="base64")
-    except Exception:  # e.g. it refers to itself
-        return {str(key): str(value) for key, value in metadata.items()}
-    return cast("dict[str, Any]", copied)
-
-
-def _json_mapping(name: str, value: Mapping[str, Any] | None) -> dict[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]  # bad input
-        raise InvalidInput(f"{name} must be a mapping, got {type(value).__name__}.")
-    try:
-        to_json(value)
-    except SpanflowError as error:
-        raise InvalidInput(f"{name} must be JSON: {error} Pass live objects as deps.") from None
-    return dict(value)
