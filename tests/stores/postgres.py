@@ -59,6 +59,13 @@ class Postgres:
         )
         return len(ended)
 
+    def wait_until_blocked(self, table: str) -> None:
+        """Return when somebody waits for a lock of a table."""
+        while not self.execute(
+            "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = %s::regclass", f"{self.schema}.{table}"
+        ):
+            pass
+
 
 async def restart() -> None:
     """Restart the server, without letting anybody finish."""

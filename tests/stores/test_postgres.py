@@ -11,7 +11,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 import spanflow
-from spanflow import PostgresStore, RunConflict, RunNotFound, Runtime, StoreError, Workflow, step
+from spanflow import PostgresStore, RunConflict, RunNotFound, Runtime, StepContext, StoreError, Workflow, step
 from spanflow.ports import Message, RunQuery
 from spanflow.tracing.record import TraceRecord
 from tests.stores.postgres import Postgres, Wire, restart
@@ -102,7 +102,7 @@ class TestConnecting:
             waits = asyncio.create_task(store.load("r1"))
             await asyncio.sleep(0)
 
-            with pytest.raises(StoreError, match="all 1 connections have been busy"):
+            with pytest.raises(StoreError, match=r"gave no connection for 0\.1 s: all 1 of this process are busy"):
                 await store.load("r1")
 
         assert (await waits).run_id == "r1"
@@ -376,6 +376,45 @@ class TestLostConnections:
             with pytest.raises(StoreError, match=r"PostgreSQL at 127\.0\.0\.1:\d+/.* cannot be reached for 0\.1 s"):
                 await store.load("r1")
         await store.aclose()
+
+
+class TestCancellation:
+    async def test_a_call_that_is_canceled_leaves_a_usable_connection_and_no_half_of_it(
+        self, postgres: Postgres
+    ) -> None:
+        store = postgres.store(pool_size=1)
+        at = await created(store)
+        async with await psycopg.AsyncConnection.connect(postgres.dsn) as blocker:
+            await blocker.execute(f"LOCK TABLE {postgres.schema}.batches".encode())
+            end = asyncio.create_task(appended(store, at, finish()))
+            await asyncio.to_thread(postgres.wait_until_blocked, "batches")
+
+            end.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await end
+
+        assert len(await everything(store)) == 1
+        (run,) = await store.find(RunQuery())
+        assert run.status == "running"
+        assert await appended(store, at, finish()) == 2
+        await store.aclose()
+
+
+class TestSuspending:
+    async def test_what_one_process_suspends_another_resumes(self, postgres: Postgres) -> None:
+        @step
+        async def approve(amount: int, ctx: StepContext) -> str:
+            answer = await ctx.suspend({"amount": amount}, resume=bool)
+            return f"{amount}: {answer}"
+
+        workflow = Workflow("approval", input=int).then(approve)
+        async with Runtime(store=postgres.store(), workflows=[workflow]) as first:
+            run = await first.create_run(workflow)
+            assert (await run.start(7)).status == "suspended"
+
+        async with Runtime(store=postgres.store(), workflows=[workflow]) as second:
+            again = await second.get_run(run.run_id)
+            assert (await again.resume(True)).unwrap() == "7: True"
 
 
 class TestRestart:
