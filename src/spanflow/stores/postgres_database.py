@@ -159,9 +159,9 @@ class PostgresDatabase:
                 continue  # somebody else has noticed that the server went away, and opens another
             except psycopg_pool.PoolTimeout as error:
                 raise StoreError(
-                    f"{self.address} gave no connection for {self._reconnect_timeout:g} s: all {self._pool_size} of this"
-                    " process are busy, or the server takes no more. Raise pool_size, or see in pg_stat_activity what"
-                    " they wait for.",
+                    f"{self.address} gave no connection for {self._reconnect_timeout:g} s: all {self._pool_size} of"
+                    " this process are busy, or the server takes no more. Raise pool_size, or see in pg_stat_activity"
+                    " what they wait for.",
                     store=self.address,
                 ) from error
             try:
