@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 from benchmarks.cases import NAMES
@@ -20,6 +20,7 @@ _COLUMNS = "{:<38} {:<7} {:>10} {:>10} {:>7} {:>7}   {}"
 _NOTES = """
 floor: the same work, validation and spans, written by hand (benchmarks/floor.py), in the same process, turn and turn
 about. Times are medians over the rounds; ratio: median of the rounds' ratios; (best): ratio of the two best rounds.
+Of SQLite the floor is one INSERT and commit of the same bytes; times are means, since its log is moved now and then.
 """
 
 
@@ -48,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = [row for tracing in ("off", "on") for row in _timings(tracing, options.case or NAMES, options.rounds)]
     if not options.case:
         rows += [_memory(tracing, options.rounds * 10) for tracing in ("off", "on")]
+        rows += _durable(options.rounds)
         rows.append(_imports(min(options.rounds, 5)))
     print(json.dumps([asdict(row) | {"met": row.met} for row in rows]) if options.json else table(rows))
     return 0 if not options.check or all(row.met for row in rows) else 1
@@ -93,6 +95,18 @@ def _timing(found: dict[str, Any]) -> Row:
 def _memory(tracing: str, runs: int) -> Row:
     kept = float(_run("benchmarks.footprint", f"--tracing={tracing}", f"--runs={runs}"))
     return Row("kept of a finished run", tracing, "B/run", None, kept, None, None, _LEAK)
+
+
+def _durable(rounds: int) -> list[Row]:
+    found = json.loads(_run("benchmarks.durable", f"--rounds={rounds}"))
+    floor, append = found["floor"], found["append"]
+    by_hand, ours = mean(floor) * 1e6, mean(append) * 1e6
+    return [
+        Row("append to SQLite", "off", "µs", by_hand, ours, ours / by_hand, min(append) / min(floor), 1.5),
+        Row("kept of a suspended run", "off", "B/run", None, found["suspended"], None, None, 20_000.0),
+        Row("open a run of 10,000 steps", "off", "ms", None, found["opened"] * 1e3, None, None, 1000.0),
+        Row("written of 10,000 items of 200 B", "off", "x payload", None, found["written"], None, None, 3.0),
+    ]
 
 
 def _imports(rounds: int) -> Row:

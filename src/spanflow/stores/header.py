@@ -43,10 +43,13 @@ def _change(entries: Sequence[Entry]) -> HeaderChange | None:
         if status == "suspended":
             return HeaderChange(status, last.timestamp, None, _wake_at(entries), True)
         return HeaderChange(status, last.timestamp, last.timestamp, None, True)
-    wake_at = _wake_at(entries)
     if entries[0].kind is Start:
-        return HeaderChange("running", last.timestamp, None, wake_at, False)
-    return None if wake_at is None else HeaderChange(None, last.timestamp, None, wake_at, False)
+        return HeaderChange("running", last.timestamp, None, _wake_at(entries), False)
+    for entry in entries:
+        if entry.kind is StepWaiting:
+            wake_at = _wake_at(entries)
+            return None if wake_at is None else HeaderChange(None, last.timestamp, None, wake_at, False)
+    return None
 
 
 def earliest(known: int | None, change: HeaderChange) -> int | None:

@@ -140,16 +140,15 @@ class SQLiteStore:
         """Do what ``append`` does, or return False where another process has the file locked."""
         file, body, change = self._file, encode_batch(entries), header_change(entries)
         try:
-            connection = file.connection()
-            base = self._bases.get(run_id)
+            cursor, base = file.cursor(), self._bases.get(run_id)
             if change is None and base is not None:
                 row = (base + expected_seq + 1, expected_seq + len(entries), body, base, expected_seq)
                 try:
-                    connection.execute(_APPEND, row)
+                    cursor.execute(_APPEND, row)
                     return True
                 except file.refused:
                     pass  # a conflict, or the run is gone and another has its id: the long way tells
-            self._append(_Batch(run_id, expected_seq, len(entries), body, change), connection)
+            self._append(_Batch(run_id, expected_seq, len(entries), body, change), cursor.connection)
         except file.error as error:
             if file.is_locked(error):
                 return False

@@ -102,15 +102,19 @@ class SQLiteFile:
         self.error = sqlite3.Error
         self.refused = sqlite3.IntegrityError
         self._lock_timeout = lock_timeout
-        self._connections: dict[tuple[int, int], sqlite3.Connection] = {}
+        self._cursors: dict[tuple[int, int], sqlite3.Cursor] = {}
 
     def connection(self) -> "sqlite3.Connection":
         """Return this thread's own connection. One that came here by a fork is the parent's: not to be touched."""
+        return self.cursor().connection
+
+    def cursor(self) -> "sqlite3.Cursor":
+        """Return the cursor of this thread for what has no rows to give. A new one for each statement takes longer."""
         key = (os.getpid(), threading.get_ident())
-        connection = self._connections.get(key)
-        if connection is None:
-            connection = self._connections[key] = self._open()
-        return connection
+        cursor = self._cursors.get(key)
+        if cursor is None:
+            cursor = self._cursors[key] = self._open().cursor()
+        return cursor
 
     async def do(self, work: "Callable[[sqlite3.Connection], T]") -> T:
         """Work on the file, as soon as no other process has it locked. The event loop goes on meanwhile.
@@ -149,8 +153,8 @@ class SQLiteFile:
 
     def close(self) -> None:
         own = os.getpid()
-        for key in [key for key in self._connections if key[0] == own]:
-            self._connections.pop(key).close()
+        for key in [key for key in self._cursors if key[0] == own]:
+            self._cursors.pop(key).connection.close()
 
     def _open(self) -> "sqlite3.Connection":
         import sqlite3
