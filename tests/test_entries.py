@@ -1,7 +1,5 @@
 """A line of the journal becomes an event of its own."""
 
-import pytest
-
 from spanflow.events import Entry, Event, RunIds, Start
 
 IDS = RunIds("run", "a" * 32)
