@@ -1,0 +1,351 @@
+"""Who drives a run: exactly one, as long as it shows signs of life."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spanflow import DefinitionError, RunConflict, RunStream, Runtime, SQLiteStore, StepContext, Workflow, step
+from spanflow.events import Entry, Finish, Start
+from tests.durable.checking import Outcome, outcome_of, read_lines
+from tests.durable.program import (
+    Approval,
+    Deps,
+    Order,
+    append_line,
+    finish,
+    launch,
+    mark,
+    runtime_of,
+    status_of,
+)
+
+LEASE = 0.3
+
+
+@step
+async def first(value: int, ctx: StepContext[Deps]) -> int:
+    mark(ctx)
+    return value + 1
+
+
+@step
+async def hold(value: int, ctx: StepContext[Deps]) -> int:
+    """Say which process this is, and go on once the file ``go`` is there."""
+    mark(ctx)
+    order = ctx.deps.order
+    append_line(order.folder / "held.jsonl", {"process": os.getpid()})
+    while not (order.folder / "go").exists():  # noqa: ASYNC110  # another process says it
+        await asyncio.sleep(0.005)
+    return value + 1
+
+
+@step
+async def last(value: int, ctx: StepContext[Deps]) -> int:
+    mark(ctx)
+    return value + 1
+
+
+@step
+async def ask(value: int, ctx: StepContext[Deps]) -> str:
+    mark(ctx)
+    approval = await ctx.suspend({"value": value}, resume=Approval)
+    return approval.by
+
+
+holding = Workflow("holding", input=int).then(first).then(hold).then(last)
+asking = Workflow("asking", input=int).then(first).then(ask)
+
+
+async def start_holding(order: Order) -> None:
+    """Start a run and wait for its end; write down what became of that."""
+    runtime, _ = runtime_of(order, holding)
+    async with runtime:
+        run = await runtime.create_run(holding, run_id=order.run_id)
+        await report(order, run.start(1))
+
+
+async def take_over(order: Order) -> None:
+    """Be one of those who look for a dead run, until it is over."""
+    runtime, _ = runtime_of(order, holding)
+    async with runtime:
+        while await status_of(runtime, order.run_id) != "success":  # noqa: ASYNC110  # wherever it runs
+            await asyncio.sleep(0.005)
+
+
+async def start_asking(order: Order) -> None:
+    runtime, _ = runtime_of(order, asking)
+    async with runtime:
+        run = await runtime.create_run(asking, run_id=order.run_id)
+        await run.start(1)
+
+
+async def answer(order: Order) -> None:
+    """Answer a run, at the same moment as others."""
+    runtime, _ = runtime_of(order, asking)
+    async with runtime:
+        run = await runtime.get_run(order.run_id)
+        append_line(order.folder / "ready.jsonl", {"process": os.getpid()})
+        while not (order.folder / "go").exists():  # noqa: ASYNC110  # another process says it
+            await asyncio.sleep(0.001)
+        await report(order, run.resume(Approval(by=str(os.getpid()))))
+
+
+async def stop_when_told(order: Order) -> None:
+    """Run until SIGTERM, then close the runtime, as a server does."""
+    runtime, _ = runtime_of(order, holding)
+    told = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
+    async with runtime:
+        run = await runtime.create_run(holding, run_id=order.run_id)
+        await run.stream(1)
+        await told.wait()
+
+
+async def report(order: Order, work: Any) -> None:
+    """Write down what a call came to."""
+    try:
+        result = await work
+        line = {"process": os.getpid(), "result": result.result}
+    except Exception as error:
+        line = {"process": os.getpid(), "error": type(error).__name__}
+    append_line(order.folder / "reports.jsonl", line)
+
+
+def wait_for_lines(file: Path, count: int) -> list[dict[str, Any]]:
+    """Return the lines of a file once there are as many."""
+    deadline = time.monotonic() + 20
+    while len(lines := read_lines(file)) < count:
+        assert time.monotonic() < deadline, f"{file.name} has {lines}"
+        time.sleep(0.005)
+    return lines
+
+
+def reports(order: Order) -> list[dict[str, Any]]:
+    return read_lines(order.folder / "reports.jsonl")
+
+
+def test_of_two_processes_that_race_for_a_dead_run_exactly_one_takes_it(tmp_path: Path) -> None:
+    order = Order(tmp_path, kill="in hold", lease=LEASE)
+    assert finish(launch(start_holding, order)) == -signal.SIGKILL
+    heirs = [launch(take_over, replace(order, kill=None)) for _ in range(3)]
+    held = wait_for_lines(tmp_path / "held.jsonl", 1)
+    (tmp_path / "go").touch()
+    assert [finish(heir) for heir in heirs] == [0, 0, 0]
+    assert len(read_lines(tmp_path / "held.jsonl")) == len(held) == 1
+    outcome = outcome_of(order)
+    assert (outcome.state.result, outcome.lost, outcome.doubled) == (4, ["hold"], {})
+    assert len([entry for entry in outcome.entries if entry.kind is Start]) == 2
+    assert outcome.marks == (("r-1/first", 1), ("r-1/hold", 1), ("r-1/hold", 2), ("r-1/last", 1))
+
+
+@pytest.fixture(scope="module")
+def paused(tmp_path_factory: pytest.TempPathFactory) -> tuple[Order, Outcome, int]:
+    """A run whose owner is paused beyond its lease and goes on when another has ended the run: as it was then."""
+    order = Order(tmp_path_factory.mktemp("paused"), lease=LEASE)
+    owner = launch(start_holding, order)
+    wait_for_lines(order.folder / "held.jsonl", 1)
+    assert owner.pid is not None
+    os.kill(owner.pid, signal.SIGSTOP)
+    heir = launch(take_over, order)
+    wait_for_lines(order.folder / "held.jsonl", 2)
+    (order.folder / "go").touch()
+    assert finish(heir) == 0
+    as_it_was = outcome_of(order)
+    os.kill(owner.pid, signal.SIGCONT)
+    assert finish(owner) == 0
+    return order, as_it_was, owner.pid
+
+
+def test_an_owner_that_was_paused_beyond_its_lease_cannot_write_and_stops(
+    paused: tuple[Order, Outcome, int],
+) -> None:
+    order, as_it_was, owner = paused
+    outcome = outcome_of(order)
+    assert [entry.seq for entry in outcome.entries] == [entry.seq for entry in as_it_was.entries]
+    assert (outcome.state.status, outcome.state.result, outcome.lost) == ("success", 4, ["hold"])
+    (told,) = reports(order)
+    assert told == {"process": owner, "error": "RunConflict"}
+    assert outcome.marks.count(("r-1/last", 1)) == 1, "the paused owner went on to another step"
+    assert len([span for span in outcome.spans if span.parent_id is None]) == 1
+
+
+def test_an_owner_that_was_paused_beyond_its_lease_exports_no_span_a_second_time(
+    paused: tuple[Order, Outcome, int],
+) -> None:
+    order, as_it_was, _ = paused
+    outcome = outcome_of(order)
+    assert outcome.doubled == {}
+    assert [span for span in outcome.spans if span.name != "run.started"] == [
+        span for span in as_it_was.spans if span.name != "run.started"
+    ]
+
+
+class LateAnswer(SQLiteStore):
+    """Stores the end of a run, and says so only when the keeper has looked after its runs once more."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._stored = False
+        self._looked = asyncio.Event()
+
+    async def append(self, run_id: str, entries: Sequence[Entry], *, expected_seq: int) -> None:
+        await super().append(run_id, entries, expected_seq=expected_seq)
+        if entries[-1].kind is Finish:
+            self._stored = True
+            await self._looked.wait()
+
+    async def renew(self, owner: str, *, lease_until: int) -> frozenset[str]:
+        kept = await super().renew(owner, lease_until=lease_until)
+        if self._stored:
+            self._looked.set()
+        return kept
+
+
+@step
+async def double(value: int) -> int:
+    return 2 * value
+
+
+async def test_a_keeper_that_looks_while_a_run_ends_does_not_interrupt_it(tmp_path: Path) -> None:
+    doubling = Workflow("doubling", input=int).then(double)
+    async with Runtime(store=LateAnswer(tmp_path / "runs.db"), workflows=[doubling], lease=0.1) as runtime:
+        run = await runtime.create_run(doubling)
+        assert (await run.start(21)).unwrap() == 42
+
+
+async def test_an_answer_that_is_refused_leaves_the_lease_of_the_one_that_was_taken(tmp_path: Path) -> None:
+    go_on = asyncio.Event()
+
+    @step
+    async def consult(value: int, ctx: StepContext) -> str:
+        approval = await ctx.suspend({"value": value}, resume=Approval)
+        await go_on.wait()
+        return approval.by
+
+    consulting = Workflow("consulting", input=int).then(consult)
+    runtime = Runtime(store=SQLiteStore(tmp_path / "runs.db"), workflows=[consulting], lease=60.0)
+    run_id = (await (await runtime.create_run(consulting)).start(1)).run_id
+    two = [await runtime.get_run(run_id) for _ in range(2)]
+    answers = [asyncio.create_task(run.resume_stream(Approval(by="Ada"))) for run in two]
+    done = await asyncio.gather(*answers, return_exceptions=True)
+    assert len([each for each in done if isinstance(each, RunStream)]) == 1
+    assert len([each for each in done if isinstance(each, RunConflict)]) == 1
+    (found,) = await runtime.find_runs()
+    go_on.set()
+    assert (await two[0].wait()).result == "Ada"
+    await runtime.aclose()
+    assert found.owner is not None
+
+
+def test_a_runtime_that_is_told_to_stop_gives_its_runs_to_others_at_once(tmp_path: Path) -> None:
+    order = Order(tmp_path, lease=60.0)
+    owner = launch(stop_when_told, order)
+    wait_for_lines(tmp_path / "held.jsonl", 1)
+    assert owner.pid is not None
+    os.kill(owner.pid, signal.SIGTERM)
+    assert finish(owner) == 0
+    began = time.monotonic()
+    (tmp_path / "go").touch()
+    assert finish(launch(take_over, order)) == 0
+    assert time.monotonic() - began < 15
+    outcome = outcome_of(order)
+    assert (outcome.state.result, outcome.lost, outcome.doubled) == (4, ["hold"], {})
+    assert len({span.trace_id for span in outcome.spans}) == 1
+    assert len([span for span in outcome.spans if span.parent_id is None]) == 1
+
+
+def test_of_two_answers_from_two_processes_at_once_one_is_refused(tmp_path: Path) -> None:
+    order = Order(tmp_path, lease=LEASE)
+    assert finish(launch(start_asking, order)) == 0
+    both = [launch(answer, order) for _ in range(2)]
+    wait_for_lines(tmp_path / "ready.jsonl", 2)
+    (tmp_path / "go").touch()
+    assert [finish(each) for each in both] == [0, 0]
+    (taken,) = [each for each in reports(order) if "result" in each]
+    (refused,) = [each for each in reports(order) if "error" in each]
+    assert taken["result"] == str(taken["process"]) != str(refused["process"])
+    assert refused["error"] in ("RunConflict", "NotSuspended")
+    outcome = outcome_of(order)
+    assert (outcome.state.result, outcome.doubled) == (taken["result"], {})
+    assert outcome.marks == (("r-1/first", 1), ("r-1/ask", 1), ("r-1/ask", 2))
+
+
+def test_an_answer_to_a_run_that_was_answered_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    order = Order(tmp_path, lease=LEASE)
+    assert finish(launch(start_asking, order)) == 0
+    (tmp_path / "go").touch()
+    assert [finish(launch(answer, order)) for _ in range(2)] == [0, 0]
+    taken, refused = reports(order)
+    assert (taken["result"], refused["error"]) == (str(taken["process"]), "NotSuspended")
+    assert outcome_of(order).state.result == taken["result"]
+
+
+async def test_a_run_whose_step_is_gone_from_the_workflow_is_refused_and_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    order = Order(tmp_path, kill="in hold", lease=LEASE)
+    assert await asyncio.to_thread(finish, launch(start_holding, order)) == -signal.SIGKILL
+    kept = await asyncio.to_thread(outcome_of, order)
+    changed = Workflow("holding", input=int).then(first).then(last)
+    store = SQLiteStore(order.store)
+    runtime = Runtime(store=store, workflows=[changed], lease=LEASE)  # no keeper: this test says when
+    run = await runtime.get_run(order.run_id)
+    with pytest.raises(DefinitionError, match="'hold'"):
+        await run.restart()
+    await until_dead(store)
+    assert await runtime.recover() == []
+    assert "Run r-1 was not taken over: " in caplog.text
+    assert [entry.seq for entry in await store.read(order.run_id)] == [entry.seq for entry in kept.entries]
+    await runtime.aclose()
+
+    (tmp_path / "go").touch()  # with the step back, the run goes on
+    assert await asyncio.to_thread(finish, launch(take_over, replace(order, kill=None))) == 0
+    assert (await asyncio.to_thread(outcome_of, order)).state.result == 4
+
+
+async def test_a_suspended_run_whose_step_is_gone_refuses_its_answer_and_keeps_waiting(tmp_path: Path) -> None:
+    order = Order(tmp_path, lease=LEASE)
+    assert await asyncio.to_thread(finish, launch(start_asking, order)) == 0
+    changed = Workflow("asking", input=int).then(first)
+    async with Runtime(store=SQLiteStore(order.store), workflows=[changed], lease=LEASE) as runtime:
+        run = await runtime.get_run(order.run_id)
+        with pytest.raises(DefinitionError, match="'ask'"):
+            await run.resume(Approval(by="Ada"))
+        assert await status_of(runtime, order.run_id) == "suspended"
+    (tmp_path / "go").touch()
+    assert await asyncio.to_thread(finish, launch(answer, order)) == 0
+    assert (await asyncio.to_thread(outcome_of, order)).state.status == "success"
+
+
+async def test_a_run_of_a_living_process_cannot_be_taken_over(tmp_path: Path) -> None:
+    order = Order(tmp_path, lease=LEASE)
+    owner = launch(start_holding, order)
+    await asyncio.to_thread(wait_for_lines, tmp_path / "held.jsonl", 1)
+    runtime, _ = runtime_of(order, holding)
+    run = await runtime.get_run(order.run_id)
+    with pytest.raises(RunConflict, match="which is alive"):
+        await run.restart()
+    assert await runtime.recover() == []
+    await runtime.aclose()
+    (tmp_path / "go").touch()
+    assert await asyncio.to_thread(finish, owner) == 0
+    assert outcome_marks(await asyncio.to_thread(outcome_of, order)) == ["first", "hold", "last"]
+
+
+def outcome_marks(outcome: Any) -> list[str]:
+    marks: Sequence[tuple[str, int]] = outcome.marks
+    return [key.removeprefix("r-1/") for key, _ in marks]
+
+
+async def until_dead(store: SQLiteStore) -> None:
+    """Return when a lease has run out."""
+    async with asyncio.timeout(10):
+        while not await store.orphans(time.time_ns()):  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
