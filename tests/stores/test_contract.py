@@ -447,6 +447,16 @@ class TestHeader:
         await appended(store, at, waiting("longer", day + 3))
         assert (await header(store)).wake_at == day + 1
 
+    async def test_a_time_may_be_beyond_what_a_database_can_count_to(self, store: Store) -> None:
+        year_9999 = 253_402_214_400 * 10**9
+        at = await created(store)
+
+        await appended(store, at, waiting("forever", year_9999))
+
+        assert (await everything(store))[-1].payload["until"] == year_9999
+        assert ((await header(store)).wake_at or 0) > CREATED_AT
+        assert await found(store, started_before=10**30, started_after=-(10**30)) == ["r1"]
+
     async def test_a_time_that_has_come_is_waited_for_no_longer(self, store: Store) -> None:
         at = await created(store, "r1", waiting("nap", CREATED_AT + 10_000))
         assert (await header(store)).wake_at == CREATED_AT + 10_000

@@ -61,6 +61,11 @@ def earliest(known: int | None, change: HeaderChange) -> int | None:
     return known if change.wake_at is None else min(known, change.wake_at)
 
 
+def within_int64(number: int) -> int:
+    """Return the nearest number that a database can hold: the year 9999 is beyond, in ns since the epoch."""
+    return max(-(2**63), min(number, 2**63 - 1))
+
+
 def metadata_of(record: RunRecord) -> dict[str, Any]:
     """Return what a run is found by, as JSON holds it: the attributes of its root span, and its metadata."""
     return as_json({**record.trace.attributes, **record.trace.metadata})
@@ -78,4 +83,4 @@ def _wake_at(entries: Sequence[Entry]) -> int | None:
             until: int | None = entry.payload["until"]
             if until is not None and (found is None or until < found):
                 found = until
-    return found
+    return None if found is None else within_int64(found)

@@ -21,7 +21,7 @@ from spanflow.stores.codec import (
     encode_message,
     encode_record,
 )
-from spanflow.stores.header import HeaderChange, earliest, header_change, labels, metadata_of
+from spanflow.stores.header import HeaderChange, earliest, header_change, labels, metadata_of, within_int64
 from spanflow.stores.sqlite_file import SQLiteFile, transaction
 
 if TYPE_CHECKING:  # takes a while to import, and many who import spanflow keep no run in a file
@@ -358,7 +358,7 @@ def _select(query: RunQuery) -> tuple[str, list[Any]]:
     for condition, value in compared.items():
         if value is not None:
             conditions.append(condition)
-            values.append(value)
+            values.append(within_int64(value) if isinstance(value, int) else value)
     if query.statuses is not None:
         conditions.append(f"status IN ({', '.join('?' * len(query.statuses))})")
         values += query.statuses
