@@ -114,23 +114,29 @@ class Journal:
         self.saved_seq = self.state.seq
         self.feed.publish(batch)
 
+    def flushed_now(self) -> bool:
+        """Flush if that takes no turn of the loop; where this returns False, await ``flush``."""
+        if self.broken is not None:
+            raise self.broken
+        return self._append_now is not None and not self._saving and self._flush_now(self._append_now)
+
     def flush(self) -> Awaitable[None]:
         """Store, then publish, all that was recorded. Await it: then it is stored, by whichever flush.
 
         Raises:
             SpanflowError: the store refused, now or before; from then on nothing is recorded any more.
         """
-        if self.broken is not None:
-            raise self.broken
-        if self._append_now is not None and not self._saving and self._flush_now(self._append_now):
-            return _DONE
-        return self._flush()
+        return _DONE if self.flushed_now() else self._flush()
 
     def _flush_now(self, append_now: AppendNow) -> bool:
         """Flush on the spot. Return False where the store would have to wait; then nothing is lost."""
-        if not self._unsaved:
+        batch = self._unsaved
+        if not batch:
             return True
-        batch, lifecycle = self._take()
+        if self._has_deltas:
+            batch, lifecycle = self._take()
+        else:
+            lifecycle, self._unsaved = batch, []
         if lifecycle:
             try:
                 if append_now(self.run_id, lifecycle, lifecycle[0].seq - 1) is False:

@@ -73,7 +73,8 @@ async def _attempt(
     ctx: StepContext[Any] = StepContext(inside.place, scope, id, path, number)
     try:
         try:
-            await journal.flush()
+            if not journal.flushed_now():
+                await journal.flush()
             output = await attempt(step, value.data, ctx, drive.clock)
             if drive.stores_json:
                 await drive.assure()

@@ -54,7 +54,7 @@ class MemoryStore:
 
     def append_now(self, run_id: str, entries: Sequence[Entry], expected_seq: int) -> bool:
         """Do what ``append`` does. There is no I/O to wait for."""
-        kept = self._kept(run_id)
+        kept = self._runs.get(run_id) or self._kept(run_id)
         if len(kept.entries) != expected_seq:
             raise RunConflict(
                 f"Run {run_id!r} stands at event {len(kept.entries)}, not {expected_seq}: somebody else drives it.",
