@@ -82,12 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{number:>5}  {len(deaths)} kills, {len(outcome.lost)} attempts lost  {'; '.join(problems) or 'ok'}")
         if not problems and not options.keep:
             shutil.rmtree(order.folder)
-    print(
-        f"{options.times} runs, {tally.kills} kills, {tally.lost} attempts lost and run again, {tally.wrong} runs wrong."
-    )
-    print(
-        f"{tally.doubled} spans exported twice, under one id: their process died between their export and the journal."
-    )
+    print(f"{options.times} runs, {tally.kills} kills, {tally.lost} attempts lost, {tally.wrong} runs wrong.")
+    print(f"{tally.doubled} spans exported twice under one id, by a death between their export and the journal.")
     return 1 if tally.wrong else 0
 
 

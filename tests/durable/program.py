@@ -19,8 +19,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, Sp
 from opentelemetry.trace import StatusCode, format_span_id, format_trace_id
 from pydantic import BaseModel
 
-from spanflow import Retry, Runtime, SQLiteStore, StepContext, TracingOptions, Workflow, step, tool
-from spanflow.errors import RunInterrupted
+from spanflow import Retry, RunConflict, Runtime, SQLiteStore, StepContext, TracingOptions, Workflow, step, tool
 from spanflow.events import Entry, RunStatus, StepRetry
 from spanflow.ports import RunRecord
 from spanflow.state import PROCESS_LOST
@@ -274,7 +273,7 @@ async def conclude(order: Order) -> None:
         while (status := await status_of(runtime, order.run_id)) not in ("success", "failed", "canceled"):
             if status == "suspended" and not order.answers:
                 return
-            with suppress(RunInterrupted):  # a keeper that looks while a stretch ends: see test_takeover.py
+            with suppress(RunConflict):  # somebody died who had just claimed the run: until that lease is over
                 await _go_on(runtime, order, status)
 
 

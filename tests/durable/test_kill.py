@@ -109,6 +109,21 @@ def test_a_run_killed_again_and_again_still_ends_with_one_trace(uninterrupted: O
     assert len({span.process for span in outcome.spans}) > 2
 
 
+@pytest.mark.xfail(strict=True, reason="an attempt that was closed as lost still counts as running")
+def test_a_run_whose_heir_is_killed_when_it_has_closed_what_was_lost_loses_nothing_twice(
+    uninterrupted: Outcome, tmp_path: Path
+) -> None:
+    order = Order(tmp_path, kill="in prepare")
+    deaths: list[Sequence[Entry]] = []
+    for kill in ("in prepare", 2):  # its start is one write, what it closes another
+        assert finish(launch(conclude, replace(order, kill=kill))) == -signal.SIGKILL
+        deaths.append(journal_of(order))
+    assert complete(order) == 0, order.errors.read_text()
+    outcome = outcome_of(order)
+    assert list(outcome.problems(uninterrupted, deaths)) == []
+    assert (outcome.lost, outcome.doubled) == (["prepare"], {})
+
+
 def test_a_run_whose_processes_all_died_while_it_was_suspended_is_answered_by_another(
     uninterrupted: Outcome, tmp_path: Path
 ) -> None:
