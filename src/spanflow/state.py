@@ -208,7 +208,8 @@ def _step_retry(state: RunState, entry: Entry, payload: dict[str, Any]) -> None:
     step.error = payload["error"]
     step.ended_at = entry.timestamp
     if step.error is not None and step.error.type == PROCESS_LOST:
-        return  # it was not the step that failed
+        step.status, step.until = "waiting", None  # for its next attempt; it was not the step that failed
+        return
     step.failures += 1
     step.status, step.until = "waiting", entry.timestamp + int(payload["delay"] * 1e9)
     state.retries += 1

@@ -12,6 +12,7 @@ from typing import Any
 from spanflow.errors import SpanflowError
 from spanflow.events import Entry, Event, Finish, StepOutput, ToolCallDelta
 from spanflow.ports import Store
+from spanflow.state import RunState
 
 _RECENT = 512  # lifecycle events a reader holds before it goes back to the store
 _DELTAS = 1024  # deltas a reader holds before they are merged
@@ -63,6 +64,7 @@ class Subscription(AsyncIterator[Event]):
         self._recent: deque[Entry] = deque()
         self._deltas: deque[Event] = deque()
         self._wakeup: asyncio.Future[None] | None = None
+        self._state: RunState | None = None
         self._done = False
         if feed is not None:
             feed.add(self)
@@ -111,6 +113,8 @@ class Subscription(AsyncIterator[Event]):
                 return entry.event
             if self._feed is None or self._feed.last_seq > self._cursor:
                 page = await self._store.read(self._run_id, after=self._cursor, limit=_RECENT)
+                if page and not self._store.is_live:
+                    await self._resolve(page)
                 self._recent = deque(page)
                 if page:
                     continue
@@ -121,6 +125,24 @@ class Subscription(AsyncIterator[Event]):
                 break
             await self._woken()
         raise StopAsyncIteration
+
+    async def _resolve(self, page: Sequence[Entry]) -> None:
+        """Put values back where what was stored is only where they stand."""
+        if self._state is None:
+            self._state = RunState(restored=True)
+        while self._state.seq < page[0].seq - 1:
+            before = await self._store.read(
+                self._run_id, after=self._state.seq, limit=page[0].seq - 1 - self._state.seq
+            )
+            for entry in before:
+                self._state.apply(entry)
+        for entry in page:
+            for name in ("input", "output", "result"):
+                ref = entry.payload.get(f"{name}_ref")
+                if ref is not None and entry.payload.get(name) is None:
+                    entry.payload[name] = self._state.resolve(ref)
+            if entry.seq > self._state.seq:
+                self._state.apply(entry)
 
     def _is_last(self, finish: Entry) -> bool:
         if self._recent:

@@ -109,7 +109,6 @@ def test_a_run_killed_again_and_again_still_ends_with_one_trace(uninterrupted: O
     assert len({span.process for span in outcome.spans}) > 2
 
 
-@pytest.mark.xfail(strict=True, reason="an attempt that was closed as lost still counts as running")
 def test_a_run_whose_heir_is_killed_when_it_has_closed_what_was_lost_loses_nothing_twice(
     uninterrupted: Outcome, tmp_path: Path
 ) -> None:
