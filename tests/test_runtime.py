@@ -55,3 +55,27 @@ async def test_runs_are_deleted_one_by_one_and_by_age(runtime: Runtime) -> None:
         assert await runtime.delete_ended(before=datetime.now(UTC) - timedelta(days=1)) == 0
         assert await runtime.delete_ended(before=datetime.now(UTC) + timedelta(days=1)) == 2
         assert await runtime.find_runs() == []
+
+
+async def test_an_observer_in_another_runtime_sees_the_values_and_not_only_where_they_are_stored(
+    tmp_path: Path,
+) -> None:
+    @step
+    async def split(value: int) -> list[int]:
+        return [value, value + 1]
+
+    @step
+    async def add(values: list[int]) -> int:
+        return sum(values)
+
+    flow = Workflow("flow", input=int).then(double).then(split).foreach(double.with_id("each")).then(add)
+    async with Runtime(SQLiteStore(tmp_path / "runs.db"), workflows=[flow]) as first:
+        run = await first.create_run(flow, run_id="r")
+        seen = [event async for event in await run.stream(1)]
+    async with Runtime(SQLiteStore(tmp_path / "runs.db"), workflows=[flow]) as second:
+        run = await second.get_run("r")
+        replayed = [event async for event in run.observe_stream()]
+        tail = [event async for event in run.observe_stream(after=10)]
+
+    assert [event.payload for event in replayed] == [event.payload for event in seen]
+    assert [event.payload for event in tail] == [event.payload for event in seen[10:]]
