@@ -194,7 +194,6 @@ class Drive:
             conflict = f"Run {self.run_id!r} was taken over while this process did not show a sign of life."
             self.journal.broken = RunConflict(conflict, run_id=self.run_id)
             raise self.journal.broken
-        lease.ends = until
 
     def interrupt(self) -> None:
         """Stop executing without ending the run: whoever comes next goes on from its journal."""
@@ -267,6 +266,8 @@ class Drive:
             outcome = await interpret(
                 self._launch.record.plan, Value(given, ""), LocalOps(self, root, definition, place)
             )
+        except GeneratorExit:  # the loop is closing us: there is nobody left to record for
+            raise
         except (KeyboardInterrupt, SystemExit):  # the process is about to end
             self._interrupted = True
             self._finishing = True
