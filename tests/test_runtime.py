@@ -1,3 +1,4 @@
+import asyncio
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -79,3 +80,30 @@ async def test_an_observer_in_another_runtime_sees_the_values_and_not_only_where
 
     assert [event.payload for event in replayed] == [event.payload for event in seen]
     assert [event.payload for event in tail] == [event.payload for event in seen[10:]]
+
+
+async def test_a_run_that_executes_elsewhere_is_followed_to_its_end(tmp_path: Path) -> None:
+    go = asyncio.Event()
+
+    @step
+    async def slow(value: int) -> int:
+        await go.wait()
+        return value + 1
+
+    flow = Workflow("flow", input=int).then(double).then(slow)
+    async with (
+        Runtime(SQLiteStore(tmp_path / "runs.db"), workflows=[flow]) as here,
+        Runtime(SQLiteStore(tmp_path / "runs.db"), workflows=[flow]) as elsewhere,
+    ):
+        stream = await (await elsewhere.create_run(flow, run_id="r")).stream(20)
+        run = await here.get_run("r")
+        waiting = asyncio.create_task(run.wait())
+        seen: list[str] = []
+        async for event in run.observe_stream():
+            seen.append(event.type)
+            if event.type == "step-start" and event.path == "slow":
+                go.set()
+
+        assert (await waiting).unwrap() == 41
+        assert seen == [event.type async for event in stream]
+        assert [event async for event in run.observe_stream(after=len(seen))] == []

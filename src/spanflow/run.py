@@ -231,11 +231,16 @@ class Run(Generic[In_contra, Out_co]):
     # --- watching and ending
 
     async def wait(self) -> WorkflowResult[Out_co]:
-        """Return the result once the run has ended or suspended."""
-        drive = self._engine.executing(self.run_id)
-        if drive is not None:
-            return await self.result_of_stretch(drive)
-        return self._result(await self._state())
+        """Return the result once the run has ended or suspended, wherever it executes."""
+        while True:
+            drive = self._engine.executing(self.run_id)
+            if drive is not None:
+                return await self.result_of_stretch(drive)
+            state = await self._state()
+            if state.status != "running" or self._engine.values_are_live:
+                return self._result(state)
+            async for _ in self.observe_stream(after=state.seq):  # until it ends or suspends, in another process
+                pass
 
     def observe_stream(self, after: int = 0) -> AsyncIterator[Event]:
         """Replay the recorded events with ``seq > after``, then follow until the run ends or suspends."""

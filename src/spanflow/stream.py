@@ -10,12 +10,13 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
 from spanflow.errors import SpanflowError
-from spanflow.events import Entry, Event, Finish, StepOutput, ToolCallDelta
+from spanflow.events import Entry, Envelope, Event, Finish, StepOutput, ToolCallDelta
 from spanflow.ports import Store
 from spanflow.state import RunState
 
 _RECENT = 512  # lifecycle events a reader holds before it goes back to the store
 _DELTAS = 1024  # deltas a reader holds before they are merged
+_POLL = 0.2  # s: how often a run that executes in another process is looked at
 _TEXT = 65_536  # characters of merged text; of a longer one the end is kept
 
 
@@ -65,6 +66,7 @@ class Subscription(AsyncIterator[Event]):
         self._deltas: deque[Event] = deque()
         self._wakeup: asyncio.Future[None] | None = None
         self._state: RunState | None = None
+        self._last: type[Envelope] | None = None
         self._done = False
         if feed is not None:
             feed.add(self)
@@ -117,6 +119,10 @@ class Subscription(AsyncIterator[Event]):
                     await self._resolve(page)
                 self._recent = deque(page)
                 if page:
+                    self._last = page[-1].kind
+                    continue
+                if self._feed is None and not self._store.is_live and not await self._stands_at_finish():
+                    await asyncio.sleep(_POLL)  # it executes in another process, or waits for one to take it over
                     continue
             if self._feed is None or self._feed.closed:
                 self.close()
@@ -125,6 +131,13 @@ class Subscription(AsyncIterator[Event]):
                 break
             await self._woken()
         raise StopAsyncIteration
+
+    async def _stands_at_finish(self) -> bool:
+        """Tell whether the last event there is, and that was read, is a ``finish``."""
+        if self._last is None and self._cursor > 0:
+            here = await self._store.read(self._run_id, after=self._cursor - 1, limit=1)
+            self._last = here[0].kind if here else Finish
+        return self._last is Finish
 
     async def _resolve(self, page: Sequence[Entry]) -> None:
         """Put values back where what was stored is only where they stand."""
