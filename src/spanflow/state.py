@@ -112,6 +112,8 @@ class RunState:
     @property
     def suspended(self) -> dict[str, Any]:
         """Path → payload of each step that waits for an answer, in the order in which they suspended."""
+        if not self.waiting:
+            return {}
         return {path: self.steps[path].payload for path in sorted(self.waiting, key=self._suspended_at)}
 
     @property

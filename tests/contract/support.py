@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from spanflow import Event, MemoryStore, Run, Workflow, WorkflowResult, step
+from spanflow.ports import RunRecord
 
 
 class Boom(Exception):
@@ -60,6 +61,13 @@ class SlowStore(MemoryStore):
     """A store that takes its time, as one on a disk does."""
 
     stored = 0
+
+    async def create(
+        self, record: RunRecord, entries: Sequence[Any], *, owner: str | None = None, lease_until: int = 0
+    ) -> None:
+        await turns(3)
+        await super().create(record, entries, owner=owner, lease_until=lease_until)
+        self.stored = len(entries)
 
     async def append(self, run_id: str, entries: Sequence[Any], *, expected_seq: int) -> None:
         await turns(3)

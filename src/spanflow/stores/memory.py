@@ -46,8 +46,11 @@ class MemoryStore:
                 run_id=record.run_id,
             )
         self._created += 1
-        self._runs[record.run_id] = _Kept(record, self._created, [], owner, lease_until)
-        await self.append(record.run_id, entries, expected_seq=0)
+        kept = self._runs[record.run_id] = _Kept(record, self._created, list(entries), owner, lease_until)
+        if len(entries) > 1:  # a lone start says no more than a new run does
+            change = header_change(entries)
+            if change is not None:
+                self._change(record.run_id, kept, change)
 
     async def append(self, run_id: str, entries: Sequence[Entry], *, expected_seq: int) -> None:
         self.append_now(run_id, entries, expected_seq)
