@@ -13,6 +13,7 @@ from spanflow import Err, Ok, Retry, StepContext, ToolResult, Workflow, step, to
 from spanflow.testing import FakeClock
 from tests.properties.plans import (
     LOST,
+    REASON,
     STEP_ADDS,
     SURVIVED_ADDS,
     TOOL_ADDS,
@@ -272,7 +273,7 @@ def _do(action: Action, value: int, number: int, ctx: StepContext, world: World)
                 if how == "bail":
                     ctx.bail(value)
                 if how == "abort":
-                    ctx.abort("enough")
+                    ctx.abort(REASON)
                 return "no int"
         case _:
             raise AssertionError(f"{action} is not for every step")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 ANSWER = 7  # what every question is answered with, and every event carries
+REASON = "enough"  # what a step aborts its run for
 LOST = 1000  # what counts for an item that failed
 TOOL_ADDS = 2
 STEP_ADDS = 1

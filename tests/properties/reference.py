@@ -121,7 +121,9 @@ class Bailed:
 
 @dataclass(frozen=True)
 class Aborted:
-    pass
+    """Canceled: by the step at a path, or from outside."""
+
+    path: str | None = None
 
 
 @dataclass(frozen=True)
@@ -490,7 +492,7 @@ class Reference:
                 case Leave(how, divisor):
                     if strikes(divisor, value):
                         wrong = Failed("InvalidOutput", path)
-                        outcome = {"bail": Bailed(value), "abort": Aborted(), "wrong output": wrong}[how]
+                        outcome = {"bail": Bailed(value), "abort": Aborted(path), "wrong output": wrong}[how]
                 case Emit() | Mark():
                     pass
             if outcome is not None:

@@ -67,6 +67,11 @@ class Replay:
         try:
             outcome = await body(self, value)
         except Undecided:
+            assert isinstance(known, Failed | Canceled)
+            return known
+        except Unheard:
+            if not isinstance(known, Canceled):  # then it was stopped before it came there
+                raise
             return known
         assert type(outcome) is type(known), (frame.path, outcome, known)
         if isinstance(outcome, Value) and isinstance(known, Value):

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from spanflow.events import StepResultEvent, StepStart, StepWaiting, ToolCall, ToolResultEvent
 from tests.properties.driving import Story
-from tests.properties.plans import nodes, without_numbers
-from tests.properties.reference import Bailed, Expected, Fact, Failed, Gave, Kind, Moment, Outcome
+from tests.properties.plans import REASON, nodes, without_numbers
+from tests.properties.reference import Aborted, Bailed, Expected, Fact, Failed, Gave, Kind, Moment, Outcome, Suspended
 from tests.properties.spans import STOPPED, Trace, times
 
 
@@ -38,8 +38,12 @@ def _is(story: Story, outcome: Outcome) -> bool:
             if result.status != "failed" or error is None or error.type.rpartition(".")[2] != type:
                 return False
             return path is None or error.path == path
-        case _:
-            return result.status == "canceled" and result.result is None and result.error is None
+        case Aborted(path):
+            said = None if result.error is None else (result.error.path, result.error.message)
+            wanted = None if path is None else (path, REASON)
+            return result.status == "canceled" and result.result is None and said == wanted
+        case Suspended():
+            return False
 
 
 def everything_happens_when_predicted(story: Story, expected: Expected) -> None:
@@ -147,5 +151,7 @@ def _gaps(story: Story, reason: str) -> dict[str, list[Seen]]:
         attributes = dict(span.attributes or {})
         how = attributes.get("spanflow.step.status", "waited" if reason == "retry" else "answered")
         path = str(attributes["spanflow.step.path"])
+        if reason == "retry" and span.start_time == span.end_time:  # canceled in the moment of the failure
+            continue
         found.setdefault(path, []).append(Seen(*times(span), str(how)))
     return {path: sorted(seen, key=lambda each: each.start) for path, seen in found.items()}
