@@ -39,7 +39,6 @@ def test_what_is_canceled_while_its_first_event_is_stored_has_a_result_and_a_spa
     spans.events_and_spans_match_one_to_one(story)
 
 
-@pytest.mark.xfail(strict=True, reason="the delay that has ended gets a second span, of the same id")
 def test_a_run_that_is_canceled_as_a_delay_ends_has_the_result_of_the_step_and_the_delay_once() -> None:
     arms = (Task(), Task((Fail(1, 1),)))
     plan = Nested((Parallel(arms, "collect"),), Tries(2, 1))

@@ -134,12 +134,17 @@ class Inside:
         record(StepFinish, {"id": id, "attempt": number, "duration": duration}, path, scope.span_id, at)
         self.journal.flush_soon()
 
-    def give_up(self, id: str, path: str, number: int, started_at: int) -> None:
-        """Record that a step was canceled between two attempts; the span of the last one has ended."""
+    def give_up(self, id: str, path: str, number: int, started_at: int, *, waited: bool = False) -> None:
+        """Record that a step was canceled between two attempts; the span of the last one has ended.
+
+        ``waited`` says that the wait was over by then, and has its span.
+        """
         at = self.now()
         attributes = {names.STEP_ID: id, names.STEP_PATH: path, names.WAIT_REASON: "retry"}
         attributes[names.STEP_STATUS] = "canceled"
-        span_id = self.scope.interval(f"wait {id}", f"{path}/retry", number, attributes, started_at, at)
+        span_id = self.scope.span_id_of(f"{path}/retry", number)
+        if not waited:
+            self.scope.interval(f"wait {id}", f"{path}/retry", number, attributes, started_at, at)
         self.journal.record(StepResultEvent, {"id": id, "status": "canceled"}, path, span_id, at)
         finish = {"id": id, "attempt": number, "duration": (at - started_at) / 1e9}
         self.journal.record(StepFinish, finish, path, span_id, at)

@@ -41,7 +41,7 @@ async def run_step(inside: Inside, step: AnyStep, path: str, value: Value, posit
     while True:
         if inside.drive.stopping:
             if failures and not inside.drive.leaving:
-                inside.give_up(step.id, path, number, inside.now())
+                inside.give_up(step.id, path, number, inside.now(), waited=True)
             raise asyncio.CancelledError
         number += 1
         outcome = await _attempt(inside, step, path, number, failures, value, position)
