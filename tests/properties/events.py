@@ -9,7 +9,16 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from spanflow import Event, RunState, WorkflowResult
-from spanflow.events import Finish, StepFinish, StepRetry, StepStart, StepSuspended, ToolCall, parse_event
+from spanflow.events import (
+    Finish,
+    StepFinish,
+    StepResultEvent,
+    StepRetry,
+    StepStart,
+    StepSuspended,
+    ToolCall,
+    parse_event,
+)
 from tests.properties.driving import Story
 from tests.properties.plans import nodes, without_numbers
 
@@ -172,6 +181,22 @@ def everything_happens_inside_what_is_open(story: Story) -> None:
             elif event.type == "step-finish":
                 open_.remove(event.path)
     assert not open_
+
+
+def no_item_starts_after_another_has_failed(story: Story) -> None:
+    """An item that failed, or ended the run, is the last thing that a foreach waits for, unless it collects."""
+    stopped: set[str] = set()
+    known = nodes(story.scenario.plan)
+    for event in story.recorded:
+        item = re.fullmatch(r"(.*)\[\d+\]", event.path)
+        if item is None:
+            continue
+        if isinstance(event, StepStart) and event.payload.attempt == 1:
+            assert item[1] not in stopped, f"{event.path} starts after another item has failed"
+        elif isinstance(event, StepResultEvent):
+            goes_on = ("success", "failed") if known[without_numbers(item[1])].collects else ("success",)
+            if event.payload.status not in goes_on:
+                stopped.add(item[1])
 
 
 def _with_deltas(story: Story) -> list[Event]:

@@ -251,6 +251,7 @@ class Node:
     kind: Literal["step", "map", "workflow", "foreach", "sleep", "event", "condition"]
     id: str
     in_thread: bool = False
+    collects: bool = False
 
     @property
     def is_frame(self) -> bool:
@@ -289,9 +290,10 @@ def _nodes(part: Part, n: str, prefix: str) -> dict[str, Node]:
         case Loop(body):
             decides = {f"{prefix}{one}": Node("condition", one)}
             return decides | _body_nodes(body, one, f"{prefix}{one}#")
-        case Foreach(body):
+        case Foreach(body, on_error=on_error):
             maps = {f"{prefix}{each}": Node("map", each) for each in (listed, summed)}
-            return maps | {prefix + one: Node("foreach", one)} | _body_nodes(body, one, f"{prefix}{one}[]")
+            frame = Node("foreach", one, collects=on_error == "collect")
+            return maps | {prefix + one: frame} | _body_nodes(body, one, f"{prefix}{one}[]")
         case Parallel(arms):
             return {f"{prefix}{summed}": Node("map", summed)} | _arm_nodes(arms, n, prefix)
         case Branch(arms, default, mode):

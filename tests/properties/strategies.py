@@ -49,6 +49,9 @@ examples = settings(
 )
 """The settings of each property."""
 
+more_examples = settings(examples, max_examples=NIGHTLY or 3 * CI_EXAMPLES)
+"""For the property that holds the most."""
+
 _seconds = st.sampled_from([0, 1, 3, 10])
 _timeouts = st.sampled_from([None, None, 0.5, 2.5, 7.5])
 _seldom = st.sampled_from([0, 0, 0, 0, 2, 3, 5, 1])  # divisors
@@ -76,9 +79,7 @@ _actions: st.SearchStrategy[Action] = st.one_of(
     st.builds(Fail, st.sampled_from([0, 1, 2, 3]), st.sampled_from([1, 1, 2, 99])),
     st.builds(Leave, st.sampled_from(["bail", "abort", "wrong output"]), _seldom),
 )
-_tries = st.sampled_from(
-    [None, Tries(2, 1), Tries(3, 5), Tries(3, 1, 2), Tries(2, 0), None],
-)
+_tries = st.sampled_from([None, Tries(3, 1, 2), Tries(2, 5, 3), Tries(3, 0), None])
 _tasks = st.builds(
     Task,
     st.lists(_actions, min_size=1, max_size=4).map(tuple),

@@ -7,9 +7,12 @@ from tests.properties import events, replaying, spans, timeline
 from tests.properties.driving import Story, tell
 from tests.properties.plans import Scenario
 from tests.properties.reference import Unpredictable, predict
-from tests.properties.strategies import NIGHTLY, examples, scenarios
+from tests.properties.strategies import NIGHTLY, examples, more_examples, scenarios
 
-pytestmark = pytest.mark.timeout(0 if NIGHTLY else 60)
+# Seconds where all is well; to make a failure small may take minutes.
+pytestmark = pytest.mark.timeout(0 if NIGHTLY else 600)
+    0 if NIGHTLY else 600
+)  # s: seconds where all is well; to make a failure small, minutes
 
 
 def told(scenario: Scenario) -> Story:
@@ -18,7 +21,7 @@ def told(scenario: Scenario) -> Story:
     return story
 
 
-@examples
+@more_examples
 @given(scenarios)
 def test_a_run_comes_to_what_the_contract_says_and_everything_happens_when_it_says(scenario: Scenario) -> None:
     try:
@@ -42,6 +45,7 @@ def test_the_events_of_a_run_are_numbered_in_order_and_of_its_plan(scenario: Sce
     events.every_path_is_the_plans(story)
     events.every_step_has_its_events_in_order(story)
     events.everything_happens_inside_what_is_open(story)
+    events.no_item_starts_after_another_has_failed(story)
 
 
 @examples
