@@ -11,8 +11,6 @@ from tests.properties.strategies import NIGHTLY, examples, more_examples, scenar
 
 # Seconds where all is well; to make a failure small may take minutes.
 pytestmark = pytest.mark.timeout(0 if NIGHTLY else 600)
-    0 if NIGHTLY else 600
-)  # s: seconds where all is well; to make a failure small, minutes
 
 
 def told(scenario: Scenario) -> Story:
