@@ -1,14 +1,17 @@
 """An OTLP receiver for tests: what a back end would get over the wire, decoded without spanflow and without the SDK."""
 
 import gzip
+import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol, Self, TypeAlias
+from typing import Literal, Protocol, Self, TypeAlias, cast
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -29,6 +32,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, Status
 WireProtocol: TypeAlias = Literal["grpc", "http/protobuf"]  # as in OTEL_EXPORTER_OTLP_PROTOCOL
 AttributeValue: TypeAlias = "str | bool | int | float | bytes | list[AttributeValue] | dict[str, AttributeValue] | None"
 Attributes: TypeAlias = Mapping[str, AttributeValue]
+
+_CERTIFICATE = Path(__file__).parent / "tls" / "certificate.pem"
+_KEY = Path(__file__).parent / "tls" / "key.pem"  # of nothing but these tests
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +109,18 @@ class OtlpReceiver:
     with OtlpReceiver("grpc") as receiver:
         ...                                  # export to receiver.endpoint
         spans = receiver.wait_for(lambda spans: len(spans) == 3)
+
+    With ``tls`` it presents ``tests/tls/certificate.pem``, which is its own authority. It can misbehave, from now on or
+    again no longer: ``refuses`` is the status that it answers with, ``delay`` the seconds it takes for that.
     """
 
-    def __init__(self, protocol: WireProtocol = "grpc") -> None:
+    def __init__(self, protocol: WireProtocol = "grpc", *, port: int = 0, tls: bool = False) -> None:
         self.protocol: WireProtocol = protocol
+        self.refuses: int | grpc.StatusCode | None = None
+        self.delay = 0.0
+        self.requests = 0
+        self._port = port
+        self._tls = tls
         self.resource_spans: list[ResourceSpans] = []
         self.resource_metrics: list[ResourceMetrics] = []
         self.resource_logs: list[ResourceLogs] = []
@@ -114,7 +128,8 @@ class OtlpReceiver:
         self._server: _Server | None = None
 
     def __enter__(self) -> Self:
-        self._server = _GrpcServer(self._take) if self.protocol == "grpc" else _HttpServer(self._take)
+        kind = _GrpcServer if self.protocol == "grpc" else _HttpServer
+        self._server = kind(self._take, self._port, self._tls)
         return self
 
     def __exit__(
@@ -128,7 +143,12 @@ class OtlpReceiver:
         """The base URL, as ``OTEL_EXPORTER_OTLP_ENDPOINT`` wants it: HTTP exporters add ``/v1/traces`` to it."""
         if self._server is None:
             raise RuntimeError("The receiver has no port yet: enter it with `with OtlpReceiver(...) as receiver`.")
-        return f"http://127.0.0.1:{self._server.port}"
+        return f"http{'s' if self._tls else ''}://127.0.0.1:{self._server.port}"
+
+    @property
+    def port(self) -> int:
+        assert self._server is not None
+        return self._server.port
 
     @property
     def environment(self) -> dict[str, str]:
@@ -139,6 +159,11 @@ class OtlpReceiver:
         """All spans so far, in order of arrival."""
         with self._arrived:
             return [span for group in self.resource_spans for span in _spans_of(group)]
+
+    def count(self) -> int:
+        """How many spans came so far; cheaper than to look at each."""
+        with self._arrived:
+            return sum(len(scope.spans) for group in self.resource_spans for scope in group.scope_spans)
 
     def metrics(self) -> list[ReceivedMetric]:
         """All metrics so far, one entry per export."""
@@ -161,6 +186,11 @@ class OtlpReceiver:
         return spans
 
     def _take(self, request: Message) -> None:
+        self.requests += 1
+        if self.delay:
+            time.sleep(self.delay)
+        if self.refuses is not None:
+            raise _Refused(self.refuses)
         with self._arrived:
             match request:
                 case ExportTraceServiceRequest():
@@ -215,13 +245,26 @@ class _Server(Protocol):
     def stop(self) -> None: ...
 
 
+class _Refused(Exception):
+    """The receiver was told to answer with this status."""
+
+    def __init__(self, status: int | grpc.StatusCode) -> None:
+        super().__init__(status)
+        self.status = status
+
+
 class _GrpcServer:
-    def __init__(self, take: _Take) -> None:
+    def __init__(self, take: _Take, port: int, tls: bool) -> None:
         self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="otlp-grpc")
         # An exporter batches by number of spans, not by bytes: take what gRPC's own 4 MiB would refuse.
         self._server = grpc.server(self._pool, options=[("grpc.max_receive_message_length", 64 * 2**20)])
         self._server.add_generic_rpc_handlers([_grpc_handler(signal, take) for signal in _SIGNALS])
-        self.port = self._server.add_insecure_port("127.0.0.1:0")
+        address = f"127.0.0.1:{port}"
+        if tls:
+            pair = (_KEY.read_bytes(), _CERTIFICATE.read_bytes())
+            self.port = self._server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+        else:
+            self.port = self._server.add_insecure_port(address)
         self._server.start()
 
     def stop(self) -> None:
@@ -230,8 +273,11 @@ class _GrpcServer:
 
 
 def _grpc_handler(signal: _Signal, take: _Take) -> grpc.GenericRpcHandler:
-    def export(request: Message, _: object) -> Message:
-        take(request)
+    def export(request: Message, context: grpc.ServicerContext) -> Message:
+        try:
+            take(request)
+        except _Refused as refusal:
+            context.abort(cast("grpc.StatusCode", refusal.status), "refused by the test")
         return signal.response()
 
     method = grpc.unary_unary_rpc_method_handler(
@@ -242,10 +288,26 @@ def _grpc_handler(signal: _Signal, take: _Take) -> grpc.GenericRpcHandler:
     return grpc.method_handlers_generic_handler(signal.service, {"Export": method})
 
 
+class _Threads(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of clients that hang up, or that do not speak TLS where it is spoken."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)  # pyright: ignore[reportArgumentType]
+
+
 class _HttpServer:
-    def __init__(self, take: _Take) -> None:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _http_handler(take))
-        self._server.daemon_threads = True
+    def __init__(self, take: _Take, port: int, tls: bool) -> None:
+        self._server = _Threads(("127.0.0.1", port), _http_handler(take))
+        if tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(_CERTIFICATE, _KEY)
+            self._server.socket = context.wrap_socket(
+                self._server.socket,
+                server_side=True,
+                do_handshake_on_connect=False,  # that is done by its thread
+            )
         self.port = self._server.server_port
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="otlp-http", daemon=True)
         self._thread.start()
@@ -268,6 +330,8 @@ def _http_handler(take: _Take) -> type[BaseHTTPRequestHandler]:
             try:
                 body = gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
                 take(signal.request.FromString(body))
+            except _Refused as refusal:
+                return self.send_error(cast("int", refusal.status))
             except (DecodeError, OSError, EOFError) as error:
                 return self.send_error(400, explain=str(error))
             answer = signal.response().SerializeToString()

@@ -1,0 +1,210 @@
+"""An endpoint that takes no spans is told apart by its cause, and each cause comes with what to change."""
+
+import socket
+import threading
+from collections.abc import Generator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+
+from spanflow.tracing.diagnosis import Finding, Protocol, diagnose, explain_refusal
+from tests.otlp_receiver import OtlpReceiver
+
+CERTIFICATE = str(Path(__file__).parent.parent / "tls" / "certificate.pem")
+PROTOCOLS: list[Protocol] = ["grpc", "http/protobuf"]
+
+
+@pytest.fixture(params=PROTOCOLS)
+def protocol(request: pytest.FixtureRequest) -> Protocol:
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy_and_no_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "OTEL_EXPORTER_OTLP_CERTIFICATE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@contextmanager
+def listening(answer: bytes | None) -> Generator[str]:
+    """Something that is no OTLP receiver: it says ``answer`` and hangs up, or, with None, never says a word."""
+    held: list[socket.socket] = []
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+
+        def serve() -> None:
+            try:
+                while True:
+                    connection, _ = server.accept()
+                    if answer is None:
+                        held.append(connection)
+                        continue
+                    with connection:
+                        connection.recv(4096)
+                        connection.sendall(answer)
+            except OSError:  # the test is over
+                pass
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+    for connection in held:
+        connection.close()
+
+
+def free_port() -> int:
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def test_a_receiver_is_found_to_take_spans_and_gets_none(protocol: Protocol) -> None:
+    with OtlpReceiver(protocol) as receiver:
+        finding = diagnose(receiver.endpoint, protocol)
+    assert finding.ok
+    assert finding.advice == ""
+    assert receiver.requests == 1, "one question"
+    assert receiver.spans() == []
+
+
+def test_a_receiver_behind_tls_is_found_to_take_spans(protocol: Protocol, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", CERTIFICATE)
+    with OtlpReceiver(protocol, tls=True) as receiver:
+        assert diagnose(receiver.endpoint, protocol).ok
+
+
+def test_a_certificate_of_an_unknown_authority_is_named(protocol: Protocol) -> None:
+    with OtlpReceiver(protocol, tls=True) as receiver:
+        finding = diagnose(receiver.endpoint, protocol)
+    assert "is not trusted: self-signed certificate" in finding.cause
+    assert "OTEL_EXPORTER_OTLP_CERTIFICATE" in finding.advice
+
+
+def test_a_certificate_file_that_is_not_there_is_named(protocol: Protocol, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", "nowhere.pem")
+    with OtlpReceiver(protocol, tls=True) as receiver:
+        assert "'nowhere.pem' cannot be read: No such file" in diagnose(receiver.endpoint, protocol).cause
+
+
+def test_a_port_where_nothing_listens_is_named(protocol: Protocol) -> None:
+    port = free_port()
+    finding = diagnose(f"http://127.0.0.1:{port}", protocol)
+    assert not finding.ok
+    assert finding.cause == f"nothing listens on 127.0.0.1:{port}"
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT" in finding.advice
+
+
+def test_a_host_that_does_not_exist_is_named() -> None:
+    assert "no host is called 'collector.invalid'" in diagnose("http://collector.invalid:4318", "http/protobuf").cause
+
+
+@pytest.mark.parametrize("endpoint", ["localhost:4318", "ftp://localhost", "http://", "http://localhost:none"])
+def test_an_endpoint_that_is_no_url_is_named_with_one_that_is(endpoint: str, protocol: Protocol) -> None:
+    finding = diagnose(endpoint, protocol)
+    assert repr(endpoint) in finding.cause
+    assert f"'http://localhost:{4317 if protocol == 'grpc' else 4318}'" in finding.advice
+
+
+@pytest.mark.parametrize(("speaks", "asked"), [PROTOCOLS, PROTOCOLS[::-1]])
+@pytest.mark.parametrize("tls", [False, True])
+def test_the_wrong_protocol_on_a_port_is_named_with_the_right_one(
+    speaks: Protocol, asked: Protocol, tls: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", CERTIFICATE)
+    with OtlpReceiver(speaks, tls=tls) as receiver:
+        finding = diagnose(receiver.endpoint, asked)
+    assert not finding.ok
+    if not (tls and speaks == "grpc"):  # gRPC hangs up on a handshake that does not offer HTTP/2
+        assert f"OTEL_EXPORTER_OTLP_PROTOCOL={speaks}" in finding.advice
+
+
+def test_tls_to_a_plain_port_is_named_with_the_scheme_to_write(protocol: Protocol) -> None:
+    with OtlpReceiver(protocol) as receiver:
+        finding = diagnose(receiver.endpoint.replace("http:", "https:"), protocol)
+    assert "the endpoint begins with 'https://'" in finding.cause
+    assert finding.advice == "Write 'http://'."
+
+
+def test_plain_text_to_a_tls_port_is_named_with_the_scheme_to_write(protocol: Protocol) -> None:
+    with OtlpReceiver(protocol, tls=True) as receiver:
+        finding = diagnose(receiver.endpoint.replace("https:", "http:"), protocol)
+    assert "speaks TLS, and the endpoint begins with 'http://'" in finding.cause
+    assert finding.advice == "Write 'https://'."
+
+
+def test_a_wrong_path_is_named() -> None:
+    with OtlpReceiver("http/protobuf") as receiver:
+        finding = diagnose(f"{receiver.endpoint}/api", "http/protobuf")
+        assert diagnose(f"{receiver.endpoint}/v1/traces", "http/protobuf").ok
+    assert finding.cause.endswith("/api/v1/traces answers 404 Not Found")
+    assert "path of OTEL_EXPORTER_OTLP_ENDPOINT" in finding.advice
+
+
+@pytest.mark.parametrize(
+    ("protocol", "status", "said", "advice"),
+    [
+        ("http/protobuf", 401, "401 Unauthorized", "OTEL_EXPORTER_OTLP_HEADERS"),
+        ("http/protobuf", 503, "503 Service Unavailable", "overloaded"),
+        ("http/protobuf", 400, "400 Bad Request", "log of the receiver"),
+        ("grpc", grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED: refused", "OTEL_EXPORTER_OTLP_HEADERS"),
+        ("grpc", grpc.StatusCode.RESOURCE_EXHAUSTED, "RESOURCE_EXHAUSTED: refused", "overloaded"),
+    ],
+)
+def test_a_receiver_that_refuses_is_named_with_its_status(
+    protocol: Protocol, status: "int | grpc.StatusCode", said: str, advice: str
+) -> None:
+    with OtlpReceiver(protocol) as receiver:
+        receiver.refuses = status
+        finding = diagnose(receiver.endpoint, protocol)
+    assert f"answers {said}" in finding.cause
+    assert advice in finding.advice
+
+
+def test_a_redirection_is_named_with_its_place() -> None:
+    with listening(b"HTTP/1.1 308 Moved\r\nLocation: https://elsewhere/v1/traces\r\n\r\n") as endpoint:
+        finding = diagnose(endpoint, "http/protobuf")
+    assert "answers 308 Moved, to 'https://elsewhere/v1/traces'" in finding.cause
+
+
+def test_something_else_on_the_port_is_shown(protocol: Protocol) -> None:
+    with listening(b"SSH-2.0-OpenSSH_9.2\r\n") as endpoint:
+        assert "answers with b'SSH-2.0-OpenSSH" in diagnose(endpoint, protocol).cause
+
+
+def test_a_port_that_says_nothing_is_not_waited_for_longer_than_asked(protocol: Protocol) -> None:
+    with listening(None) as endpoint:
+        finding = diagnose(endpoint, protocol, timeout=0.05)
+    assert not finding.ok
+    assert "answers nothing that can be read" in finding.cause
+
+
+def test_headers_are_sent_along_and_never_said() -> None:
+    with listening(b"HTTP/1.1 403 Forbidden\r\n\r\n") as endpoint:
+        assert "geheim" not in str(diagnose(endpoint, "http/protobuf", {"api-key": "geheim"}))
+
+
+@pytest.mark.parametrize("value", ["two\nlines", "schön"])
+def test_a_header_that_cannot_be_sent_is_named_without_its_value(protocol: Protocol, value: str) -> None:
+    with OtlpReceiver(protocol) as receiver:
+        finding = diagnose(receiver.endpoint, protocol, {"api-key": value})
+    assert "the header 'api-key' holds a character that cannot be sent" in finding.cause
+    assert value not in str(finding)
+    assert receiver.requests == 0
+
+
+def test_a_proxy_is_mentioned(monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoint = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy:3128")
+    assert "Mind http_proxy" in diagnose(endpoint, "http/protobuf").advice
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    assert "Mind http_proxy" not in diagnose(endpoint, "http/protobuf").advice
+
+
+def test_a_finding_reads_as_a_sentence_and_an_advice() -> None:
+    assert str(Finding(True, "it takes spans")) == "it takes spans."
+    assert str(Finding(False, "nothing listens", "Start one.")) == "nothing listens. Start one."
+
+
+def test_a_status_without_advice_of_its_own_leads_to_the_receivers_log() -> None:
+    assert explain_refusal("500") == "The log of the receiver says why."
