@@ -67,11 +67,15 @@ class Postgres:
             pass
 
 
-async def restart() -> None:
-    """Restart the server, without letting anybody finish."""
+def restart_command() -> Callable[[], Awaitable[None]]:
+    """Return what restarts the server, without letting anybody finish."""
     command = given("SPANFLOW_TEST_POSTGRES_RESTART", "the command that restarts the PostgreSQL for tests")
-    process = await asyncio.create_subprocess_exec(*shlex.split(command), stdout=asyncio.subprocess.DEVNULL)
-    assert await process.wait() == 0
+
+    async def restart() -> None:
+        process = await asyncio.create_subprocess_exec(*shlex.split(command), stdout=asyncio.subprocess.DEVNULL)
+        assert await process.wait() == 0
+
+    return restart
 
 
 class Wire:

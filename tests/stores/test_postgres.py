@@ -14,7 +14,7 @@ import spanflow
 from spanflow import PostgresStore, RunConflict, RunNotFound, Runtime, StepContext, StoreError, Workflow, step
 from spanflow.ports import Message, RunQuery
 from spanflow.tracing.record import TraceRecord
-from tests.stores.postgres import Postgres, Wire, restart
+from tests.stores.postgres import Postgres, Wire, restart_command
 from tests.stores.support import appended, created, everything, finish, numbered, record, start, step_start, waiting
 from tests.stores.support import step as step_events
 
@@ -419,6 +419,8 @@ class TestSuspending:
 
 class TestRestart:
     async def test_a_run_goes_on_after_the_server_was_restarted(self, store: PostgresStore) -> None:
+        restart = restart_command()
+
         @step
         async def one(number: int) -> int:
             await restart()
@@ -440,6 +442,7 @@ class TestRestart:
         await store.aclose()
 
     async def test_nothing_that_was_acknowledged_while_it_restarted_is_lost(self, postgres: Postgres) -> None:
+        restart = restart_command()
         stores = [postgres.store(), postgres.store()]
         for number in range(6):
             await created(stores[number % 2], f"r{number}")
