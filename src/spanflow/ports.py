@@ -139,7 +139,14 @@ class Store(Protocol):
         ...
 
     async def read(self, run_id: str, *, after: int = 0, limit: int = 1000) -> Sequence[Entry]:
-        """Return the events with ``seq > after``, in order, at most ``limit``. Raises ``RunNotFound``."""
+        """Return the events with ``seq > after``, in order, at most ``limit``.
+
+        Where values are not live, what other events say is left out: a value with a ``*_ref``, and the ``suspended`` of
+        a ``finish``. A ``RunState`` that these events are applied to knows it.
+
+        Raises:
+            RunNotFound: there is no such run.
+        """
         ...
 
     async def find(self, query: RunQuery) -> Sequence[FoundRun]:

@@ -156,6 +156,8 @@ class Subscription(AsyncIterator[Event]):
                     entry.payload[name] = self._state.resolve(ref)
             if entry.seq > self._state.seq:
                 self._state.apply(entry)
+            if entry.kind is Finish and entry.payload["status"] == "suspended":
+                entry.payload["suspended"] = self._state.suspended
 
     def _is_last(self, finish: Entry) -> bool:
         if self._recent:

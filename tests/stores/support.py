@@ -82,12 +82,12 @@ def waiting(path: str, until: int | None, event: str | None = None) -> Part:
 
 
 def finish(status: FinishStatus = "success", result: Any = None) -> Part:
-    payload = {
+    payload: dict[str, Any] = {
         "status": status,
         "result": result,
         "result_ref": None,
         "error": None,
-        "suspended": {"a": "why?"} if status == "suspended" else {},
+        "suspended": {},
         "duration": 1.5,
         "counts": Counts(steps=1, tool_calls=0, retries=0, spans=3, spans_dropped=0),
     }

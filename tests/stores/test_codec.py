@@ -110,7 +110,7 @@ def payloads(kind: type[Envelope], id: str) -> st.SearchStrategy[dict[str, Any]]
                     "result": values,
                     "result_ref": st.none(),
                     "error": st.none() | errors,
-                    "suspended": mappings,
+                    "suspended": st.builds(dict[str, Any]),
                     "duration": st.floats(0, 1e9),
                     "counts": counts,
                 },
@@ -207,7 +207,7 @@ class TestEvents:
             '[1,1700000000000000000,["start",0,{"workflow_id":"w","input":1,"metadata":{"user.id":"u-1"}},"",'
             '"b7ad6b7169203331"],["s",1000,{"r":""},"each[0]","b7ad6b7169203332"],["r",500,{"v":[2.5],"d":0.25}],'
             '["r",0,{"r":"each[*]","i":"x","d":1.0,"a":2},"each",null,{"decisions":{"b?0":true}}],'
-            '["finish",7,{"status":"success","result_ref":"each","suspended":{},"duration":1.5,"counts":{"steps":1,'
+            '["finish",7,{"status":"success","result_ref":"each","suspended":{"b":"?"},"duration":1.5,"counts":{"steps":1,'
             '"tool_calls":0,"retries":0,"spans":3,"spans_dropped":0}},"","b7ad6b7169203331"]]'
         )
 
@@ -229,7 +229,8 @@ class TestEvents:
         assert entries[4].payload == {"id": "x", "status": "success", "output": None, "output_ref": "each[*]"}
         assert entries[5].payload == {"id": "x", "attempt": 2, "duration": 1.0}
         assert entries[6].payload["counts"] == Counts(steps=1, spans=3)
-        assert encode_batch(entries) == written
+        assert entries[6].payload["suspended"] == {"b": "?"}
+        assert encode_batch(entries) == written.replace('"suspended":{"b":"?"},', "")
 
 
 class Colour(Enum):

@@ -459,6 +459,29 @@ class TestFinding:
 
 
 class TestSize:
+    async def test_what_waits_is_written_once_however_often_the_run_suspends(self, path: Path) -> None:
+        @step
+        async def each(number: int, ctx: StepContext) -> int:
+            return number * await ctx.suspend({"question": f"{number:02}" * 500}, resume=int)
+
+        flow = Workflow("flow", input=list[int]).foreach(each)
+        live: list[Event] = []
+        async with runtime_of(path, flow) as runtime:
+            run = await runtime.create_run(flow)
+            live += await read_all(await run.stream(list(range(30))))
+            for number in range(30):
+                live += await read_all(await run.resume_stream(2, step=f"each[{number}]"))
+        async with runtime_of(path, flow) as runtime:
+            replayed = await read_all((await runtime.get_run(run.run_id)).observe_stream())
+
+        finishes = [event.payload for event in replayed if event.type == "finish"]
+        assert [len(payload.suspended) for payload in finishes] == list(range(30, -1, -1))
+        assert finishes[28].suspended["each[29]"] == {"question": "29" * 500}
+        assert as_json(replayed) == as_json(live)
+        with closing(sqlite3.connect(path)) as connection:
+            (written,) = connection.execute("SELECT sum(length(body)) FROM batches").fetchone()
+        assert written <= 2 * 30 * 1000
+
     @pytest.mark.parametrize("concurrency", [1, 10])
     async def test_a_foreach_writes_at_most_three_times_its_payload(
         self, path: Path, concurrency: int, traces: Traces

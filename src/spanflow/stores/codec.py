@@ -4,7 +4,8 @@ A batch is what one append adds: ``[1, time, event, ...]``, the version of the f
 ``[code, ns since the event before, payload]``, followed by its path and span id where those are not the same as of the
 event before, and by ``changes`` where user code made some. Sequence numbers are counted from the batch's first.
 A payload leaves out what is None, what it shares with the path, and a value that a ``*_ref`` says where to find. The
-``step-finish`` that follows a ``step-result`` at the same moment is the ``d`` of that.
+``step-finish`` that follows a ``step-result`` at the same moment is the ``d`` of that. What a ``finish`` says of steps
+that wait is left out: each of them has said it in its ``step-suspended``, and ``RunState.suspended`` has it all.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -256,6 +257,7 @@ def _long_step_finish(short: Payload, path: str) -> Payload:
 
 def _short_finish(payload: Payload, path: str) -> Payload:
     short = {name: value for name, value in payload.items() if value is not None}
+    short.pop("suspended", None)  # written again at each suspension, it would grow with the square of those who wait
     if "result_ref" in short:
         short.pop("result", None)
     return short
