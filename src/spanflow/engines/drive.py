@@ -235,7 +235,7 @@ class Drive:
 
     def announce_before(self, moment: int | None) -> None:
         """Make the run visible now if it will wait until then, long after it started."""
-        if moment is None or moment - self.state.started_at > ANNOUNCE_AFTER * 1e9:
+        if self._is_ours and (moment is None or moment - self.state.started_at > ANNOUNCE_AFTER * 1e9):
             self.root.announce()
 
     def _record(
@@ -363,11 +363,19 @@ class Drive:
             self._timer = self._loop.call_later(ANNOUNCE_AFTER, self._announce)
 
     def _announce(self) -> None:
-        """Announce the run, unless its own clock says that it is not old enough."""
-        if self.clock.time_ns() - self.state.started_at >= ANNOUNCE_AFTER * 1e9:
+        """Announce the run, unless its own clock says that it is not old enough, or it may have an heir by now."""
+        if self.leaving:
+            return
+        if self._is_ours and self.clock.time_ns() - self.state.started_at >= ANNOUNCE_AFTER * 1e9:
             self.root.announce()
         else:
             self._arm()
+
+    @property
+    def _is_ours(self) -> bool:
+        """Whether nobody can have taken the run over. Where somebody may have, ``assure`` finds out."""
+        lease = self._launch.lease
+        return not self.leaving and (lease is None or not lease.is_over)
 
     def _count_active(self, change: int) -> None:
         if self.root.spans.measures:
