@@ -71,6 +71,7 @@ class Counts(_Frozen):
     retries: int = 0
     spans: int = 0
     spans_dropped: int = 0
+    spans_left_out: int = Field(default=0, description="steps that got none, by TracingOptions(max_step_spans=)")
 
     _always = frozenset({"steps", "tool_calls", "retries", "spans", "spans_dropped"})
 

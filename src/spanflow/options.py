@@ -20,6 +20,11 @@ def is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
+def is_whole(value: Any) -> bool:
+    """Tell whether this is a whole number from 0."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
 def checked_id(id: str, what: str) -> str:
     """Return a valid id. Ids are segments of paths, so they hold no ``/ [ ] # :``."""
     is_text = isinstance(id, str)  # pyright: ignore[reportUnnecessaryIsInstance]  # bad input

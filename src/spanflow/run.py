@@ -371,7 +371,7 @@ class Run(Generic[In_contra, Out_co]):
 
     def _launch(self, state: RunState, record: RunRecord, start: dict[str, Any]) -> Launch:
         announced = state.announced or state.last_at - state.started_at > ANNOUNCE_AFTER * 1e9
-        root = reopen_run(self.run_id, record.trace, announced=announced)
+        root = reopen_run(self.run_id, record.trace, announced=announced, steps_run=state.steps_run)
         return Launch(record, self._definition, root, state, start, self._deps)
 
     def _stream_of(self, drive: Drive) -> RunStream[Out_co]:

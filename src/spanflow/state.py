@@ -100,6 +100,7 @@ class RunState:
     retries: int = 0
     spans: int = 0
     spans_dropped: int = 0
+    spans_left_out: int = 0
 
     @classmethod
     def fold(cls, events: Iterable[Event]) -> "RunState":
@@ -125,15 +126,17 @@ class RunState:
     def ended(self) -> bool:
         return self.status in ("success", "failed", "canceled")
 
-    def counts_with(self, spans: int, lost: int) -> Counts:
+    def counts_with(self, spans: int, lost: int, left_out: int) -> Counts:
         """Return the totals so far, with the spans of the stretch that ends now."""
-        return Counts(
+        counts = Counts(
             steps=self.steps_run,
             tool_calls=self.tool_calls,
             retries=self.retries,
             spans=self.spans + spans,
             spans_dropped=self.spans_dropped + lost,
         )
+        left_out += self.spans_left_out
+        return counts.model_copy(update={"spans_left_out": left_out}) if left_out else counts
 
     def apply(self, entry: Entry) -> None:
         """Take one lifecycle event in. Deltas change nothing."""
@@ -259,6 +262,7 @@ def _finish(state: RunState, entry: Entry, payload: dict[str, Any]) -> None:
     counts: Counts = payload["counts"]
     state.status, state.error = status, payload.get("error")
     state.spans, state.spans_dropped = counts.spans, counts.spans_dropped
+    state.spans_left_out = counts.spans_left_out
     if status == "success":
         state.result = payload.get("result")
         if state.result is None and payload.get("result_ref") is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from opentelemetry.sdk.trace import ReadableSpan
 
-from spanflow import Event, MemoryStore, NotSuspended, Run, RunStream, Runtime, Workflow, WorkflowResult
+from spanflow import Event, MemoryStore, NotSuspended, Run, RunStream, Runtime, TracingOptions, Workflow, WorkflowResult
 from spanflow.events import Entry, StepResultEvent, parse_event
 from spanflow.testing import capture_traces
 from tests.properties.building import World, build
@@ -56,6 +56,7 @@ class Story:
     joined: list[Joined] = field(default_factory=list[Joined])
     replayed: list[Joined] = field(default_factory=list[Joined])
     complaints: list[str] = field(default_factory=list[str])
+    tracing_options: TracingOptions | None = None
     spans: Sequence[ReadableSpan] = ()
 
     @property
@@ -77,10 +78,10 @@ class Story:
         }
 
 
-def tell(scenario: Scenario) -> Story:
+def tell(scenario: Scenario, tracing_options: TracingOptions | None = None) -> Story:
     """Run a scenario to its end."""
     world = World()
-    story = Story(scenario, world, build(scenario.plan, world))
+    story = Story(scenario, world, build(scenario.plan, world), tracing_options=tracing_options)
     with _listening(story.complaints), capture_traces() as traces:
         asyncio.run(_tell(story))
         story.complaints += [f"span {name!r} was left open" for name in traces.open]
@@ -112,7 +113,7 @@ async def _tell(story: Story) -> None:
 async def _run(run: Run[int, Any], story: Story) -> None:
     """Start the run, and do all to it that the scenario says."""
     scenario = story.scenario
-    stream = await run.stream(scenario.value)
+    stream = await run.stream(scenario.value, tracing_options=story.tracing_options)
     cancel = asyncio.create_task(_cancel(run, story)) if scenario.canceled_after is not None else None
     await _watch(run, stream, story)
     if cancel is not None:

@@ -229,7 +229,7 @@ def the_fold_of_the_events_is_the_result(story: Story) -> None:
         spans = sum(span.instrumentation_scope.name == "spanflow" for span in story.spans if span.instrumentation_scope)
         late = [span for span in story.spans if span.parent and f"{span.parent.span_id:016x}" in story.outlived()]
         assert spans - len(late) <= counts["spans"] <= spans
-        assert state.counts_with(0, 0).model_dump() == counts
+        assert state.counts_with(0, 0, 0).model_dump() == counts
 
 
 def _distinct(results: Sequence[WorkflowResult[Any]]) -> list[WorkflowResult[Any]]:

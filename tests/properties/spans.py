@@ -130,6 +130,18 @@ def events_and_spans_match_one_to_one(story: Story) -> None:
     assert len(started) <= 1
 
 
+def what_is_left_out_is_counted(story: Story) -> None:
+    """Every span that an event names is there, or among those that ``finish`` says were left out."""
+    trace = Trace(story)
+    named = {event.span_id for event in story.recorded if not isinstance(event, Finish | Start)} - {None}
+    missing = named - set(trace.by_id) - story.outlived()
+    counts = [event.payload.counts for event in story.recorded if isinstance(event, Finish)][-1]
+    assert len(missing) <= counts.spans_left_out
+    if not story.outlived():
+        assert len(missing) == counts.spans_left_out
+        assert counts.spans == len(trace.ours)
+
+
 def every_gap_has_a_name(story: Story) -> None:
     """Each delay before another attempt, and each time that a question waited, is a span from end to start."""
     trace = Trace(story)

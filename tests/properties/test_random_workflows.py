@@ -2,7 +2,9 @@
 
 import pytest
 from hypothesis import event, given
+from hypothesis import strategies as st
 
+from spanflow import TracingOptions
 from tests.properties import events, replaying, spans, timeline
 from tests.properties.driving import Story, tell
 from tests.properties.plans import Scenario
@@ -88,3 +90,15 @@ def test_errors_are_where_attempts_failed_and_each_exception_is_recorded_once(sc
     story = told(scenario)
     spans.errors_are_where_attempts_failed(story)
     spans.each_exception_is_recorded_once_where_it_was_raised(story)
+
+
+@examples
+@given(scenarios, st.integers(0, 4))
+def test_a_wide_run_leaves_no_orphan_and_no_failure_out(scenario: Scenario, most: int) -> None:
+    story = tell(scenario, TracingOptions(max_step_spans=most))
+    assert story.complaints == []
+    spans.one_trace_one_root_no_orphan_no_id_twice(story)
+    spans.a_span_lies_within_its_parent(story)
+    spans.errors_are_where_attempts_failed(story)
+    spans.each_exception_is_recorded_once_where_it_was_raised(story)
+    spans.what_is_left_out_is_counted(story)

@@ -333,7 +333,7 @@ class Drive:
                 root.measure(metrics.workflow_duration, seconds, {names.WORKFLOW_NAME: definition.id}, error)
         if not root.spans.ends_inline:
             await root.spans.settle()
-        counts = self.state.counts_with(root.spans.ended, root.spans.lost)
+        counts = self.state.counts_with(root.spans.ended, root.spans.lost, root.spans.left_out.total)
         payload: dict[str, Any] = {
             "status": status,
             "result": value.data,

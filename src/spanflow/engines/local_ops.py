@@ -37,6 +37,7 @@ from spanflow.state import StepResult
 from spanflow.step import Step
 from spanflow.tracing import names
 from spanflow.tracing.spans import Scope
+from spanflow.tracing.thinning import open_step
 
 
 class _Stop(Exception):
@@ -165,7 +166,10 @@ class LocalOps:
         if known is not None and known.status == "running":
             return inside.scope.reopened(name, path, attributes, known.started_at), known.started_at
         at = inside.now()
-        scope = inside.scope.child(name, path, 1, attributes, at)
+        if frame.kind == "workflow":
+            scope = open_step(inside.scope, name, path, 1, attributes, at)
+        else:
+            scope = inside.scope.child(name, path, 1, attributes, at)
         inside.journal.record(StepStart, start_payload(frame.id, 1, value, frame.position), path, scope.span_id, at)
         return scope, at
 

@@ -15,6 +15,7 @@ from spanflow.state import StepResult
 from spanflow.step import Step
 from spanflow.tracing import metrics, names
 from spanflow.tracing.spans import Scope
+from spanflow.tracing.thinning import open_step
 
 AnyStep = Step[Any, Any, Any]
 
@@ -61,7 +62,7 @@ async def _attempt(
     attributes: dict[str, Any] = {names.STEP_ID: id, names.STEP_PATH: path, names.STEP_ATTEMPT: number}
     if position is not NOWHERE:
         attributes |= position_attributes(position)
-    scope = inside.scope.child(step.span_name, path, number, attributes, at)
+    scope = open_step(inside.scope, step.span_name, path, number, attributes, at)
     if scope.spans.captures_input:
         scope.capture_input(names.STEP_INPUT, value.data, step.input.annotation)
     started: dict[str, Any]

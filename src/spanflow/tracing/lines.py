@@ -125,6 +125,8 @@ def _facts(span: ReadableSpanLike, found: Mapping[str, object]) -> Iterator[str]
     lost = found.get(names.FAILED)
     if isinstance(lost, int) and lost > 0:
         yield f"{lost} failed"
+    if names.SPANS_LEFT_OUT in found:
+        yield f"{found[names.SPANS_LEFT_OUT]} more without a span"
 
 
 def _short(value: object, length: int = _MAX_VALUE) -> str:

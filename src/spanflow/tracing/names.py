@@ -36,6 +36,7 @@ LOOP_ITERATION = "spanflow.loop.iteration"
 BRANCH_ARM = "spanflow.branch.arm"
 SUCCEEDED = "spanflow.succeeded"
 FAILED = "spanflow.failed"
+SPANS_LEFT_OUT = "spanflow.spans.left_out"
 WAIT_REASON = "spanflow.wait.reason"
 EVENT_NAME = "spanflow.event.name"
 

@@ -8,8 +8,12 @@ from typing import Any
 from opentelemetry.trace import INVALID_SPAN, Span
 
 from spanflow.errors import InvalidInput
+from spanflow.options import is_whole
 from spanflow.tracing.metadata import as_json
 from spanflow.tracing.record import Resume
+
+MAX_STEP_SPANS = 10_000
+"""More spans than this make a trace that no back end's page can show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,10 @@ class TracingOptions:
         hide_output: never record outputs of this run, whatever is configured.
         resume: ``"same"`` continues the trace when a suspended run is resumed; ``"link"`` starts a new one with
             a link back, for back ends that window by time.
+        max_step_spans: how many attempts of steps (and nested runs) get a span in any case; None for all. Beyond it
+            only those do that fail, suspend, are canceled or are slow (ten times the mean of their kind, from 0.1 s),
+            and what these stand in. What user code opens inside of others becomes a child of the fan-out's span, which
+            says how many were left out (``spanflow.spans.left_out``), as does the ``finish`` event.
         baggage_keys: metadata keys that are put into W3C baggage. They leave the process with every outgoing request.
     """
 
@@ -49,6 +57,7 @@ class TracingOptions:
     hide_input: bool = False
     hide_output: bool = False
     resume: Resume = "same"
+    max_step_spans: int | None = MAX_STEP_SPANS
     baggage_keys: Sequence[str] = ()
 
     def __post_init__(self) -> None:
@@ -62,6 +71,11 @@ class TracingOptions:
             )
         if self.resume not in ("same", "link"):
             raise InvalidInput(f"TracingOptions: resume={self.resume!r} must be 'same' or 'link'.")
+        if self.max_step_spans is not None and not is_whole(self.max_step_spans):
+            raise InvalidInput(
+                f"TracingOptions: max_step_spans={self.max_step_spans!r} must be a whole number from 0,"
+                " or None for no limit."
+            )
 
 
 def _require_hex(name: str, value: str | None, digits: int) -> None:

@@ -25,6 +25,7 @@ class TraceRecord:
     hide_input: bool = False
     hide_output: bool = False
     resume: Resume = "same"
+    max_step_spans: int | None = None
     baggage: dict[str, str] = field(default_factory=lambda: {})
 
 

@@ -124,7 +124,13 @@ def open_run(
     source = current_source()
     if source is None:
         return Untraced(run_id, TraceRecord(metadata=dict(options.metadata)))
-    spans = RunSpans(source, run_id, hide_input=options.hide_input, hide_output=options.hide_output)
+    spans = RunSpans(
+        source,
+        run_id,
+        hide_input=options.hide_input,
+        hide_output=options.hide_output,
+        max_step_spans=options.max_step_spans,
+    )
     attributes = _root_attributes(run_id, workflow_id, options, runtime_context)
     parent = _parent(options, tracing_context)
     name = f"invoke_workflow {workflow_id}"
@@ -149,20 +155,28 @@ def open_run(
         hide_input=options.hide_input,
         hide_output=options.hide_output,
         resume=options.resume,
+        max_step_spans=options.max_step_spans,
         baggage=_chosen_baggage(options) if options.baggage_keys else {},
     )
     return RootScope(spans, record, span, _with_baggage(parent, record.baggage), live=True)
 
 
-def reopen_run(run_id: str, record: TraceRecord, *, announced: bool) -> RootScope:
+def reopen_run(run_id: str, record: TraceRecord, *, announced: bool, steps_run: int = 0) -> RootScope:
     """Return the root of a run that was started before, here or elsewhere. Its span is made only when the run ends.
 
-    ``announced`` says whether its marker was exported then.
+    ``announced`` says whether its marker was exported then, ``steps_run`` how many attempts there were.
     """
     source = current_source()
     if source is None or record.trace_id is None or record.span_id is None:
         return Untraced(run_id, record)
-    spans = RunSpans(source, run_id, hide_input=record.hide_input, hide_output=record.hide_output)
+    spans = RunSpans(
+        source,
+        run_id,
+        hide_input=record.hide_input,
+        hide_output=record.hide_output,
+        max_step_spans=record.max_step_spans,
+    )
+    spans.steps = steps_run
     state = TraceState.from_header([record.trace_state]) if record.trace_state else TraceState()
     trace_id, flags = int(record.trace_id, 16), TraceFlags(record.trace_flags)
     parent = Context()
@@ -172,6 +186,7 @@ def reopen_run(run_id: str, record: TraceRecord, *, announced: bool) -> RootScop
     root = NonRecordingSpan(SpanContext(trace_id, int(record.span_id, 16), False, flags, state))
     scope = RootScope(spans, record, root, _with_baggage(parent, record.baggage), live=False)
     scope.announced = announced
+    spans.left_out.begun_before(int(record.span_id, 16))
     return scope
 
 

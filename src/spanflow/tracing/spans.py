@@ -6,6 +6,7 @@ Whatever the application's sampler, processors or exporters do, nothing in here 
 """
 
 import random
+import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,7 @@ from spanflow.tracing.children import StartChild
 from spanflow.tracing.content import capture, capture_enabled
 from spanflow.tracing.ending import SpanEnder
 from spanflow.tracing.ids import SpanIds, pin_span
+from spanflow.tracing.leaving_out import LeftOut
 from spanflow.tracing.metadata import clean
 from spanflow.tracing.source import Source
 
@@ -42,20 +44,32 @@ class RunSpans:
         "ended",
         "ends_inline",
         "ids",
+        "left_out",
         "lost",
+        "max_step_spans",
         "measures",
         "pins",
         "start_child",
+        "steps",
         "tracer",
     )
 
     def __init__(
-        self, source: Source | None, run_id: str, *, hide_input: bool = False, hide_output: bool = False
+        self,
+        source: Source | None,
+        run_id: str,
+        *,
+        hide_input: bool = False,
+        hide_output: bool = False,
+        max_step_spans: int | None = None,
     ) -> None:
         self.ids = SpanIds(run_id)
         self.measures = metrics.are_collected()
         self.ended = 0
         self.lost = 0
+        self.steps = 0
+        self.max_step_spans = sys.maxsize if max_step_spans is None else max_step_spans
+        self.left_out = LeftOut()
         self.captures_input = self.captures_output = self.pins = self.ends_inline = False
         self.tracer: Tracer | None = None
         self.start_child: StartChild | None = None
@@ -158,6 +172,7 @@ class Scope:
         span_id = spans.ids.derive(path, attempt)
         span = NonRecordingSpan(SpanContext(above.trace_id, span_id, False, above.trace_flags, above.trace_state))
         scope = Scope(spans, span, self.context, started_at)
+        spans.left_out.begun_before(span_id)
         if above.trace_flags & TraceFlags.SAMPLED:
             scope._again = partial(spans.start, name, self.context, span_id, attributes, started_at)
         return scope
@@ -225,6 +240,8 @@ class Scope:
         if self._again is not None:
             self.revive()
         span, spans = self.span, self.spans
+        if spans.left_out.total:
+            self._note_left_out()
         if error is not None:
             _fail(span, error, at, record=record and not self.has_recorded(error))
         if not spans.ends_inline or not span.is_recording():
@@ -235,6 +252,11 @@ class Scope:
             span.end(at)
         except Exception as raised:
             metrics.warn_once("A span processor raised; the run goes on without it: %r", raised)
+
+    def _note_left_out(self) -> None:
+        number = self.spans.left_out.take(self.span_id or 0)
+        if number:
+            self.note({names.SPANS_LEFT_OUT: number})
 
     def revive(self) -> None:
         """Make the span, if it was only stood in for until now: it is about to end."""
