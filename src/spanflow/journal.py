@@ -114,6 +114,11 @@ class Journal:
         self.saved_seq = self.state.seq
         self.feed.publish(batch)
 
+    def close(self, error: SpanflowError | None) -> None:
+        """Say that nothing follows, and let go of whoever drove, so that the run leaves memory with its last reader."""
+        self._on_broken = _nothing
+        self.feed.close(error)
+
     def flushed_now(self) -> bool:
         """Flush if that takes no turn of the loop; where this returns False, await ``flush``."""
         if self.broken is not None:
@@ -228,3 +233,7 @@ class Journal:
             self._on_broken()
         elif self._unsaved:
             self.flush_soon()
+
+
+def _nothing() -> None:
+    """What a journal that broke after its run was over has left to stop."""

@@ -385,7 +385,7 @@ class Drive:
         """Let go of the run, and tell all who wait for it."""
         self._over = True
         self._on_end(self)
-        self.journal.feed.close(self.error)
+        self.journal.close(self.error)
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
