@@ -123,6 +123,7 @@ class Run(Generic[In_contra, Out_co]):
         record: RunRecord | None = None,
     ) -> None:
         self.run_id = run_id or new_id()
+        self._is_named = run_id is not None
         self._definition = definition
         self._engine = engine
         self._resource_id = resource_id
@@ -311,6 +312,9 @@ class Run(Generic[In_contra, Out_co]):
             require_storable(given, f"workflow {definition.id!r}: input_data")
         state = self._initial_state(initial_state)
         context = json_mapping("runtime_context", runtime_context)
+        if self._is_named:  # before it has a span, which could not be taken back
+            await self._engine.refuse_taken(self.run_id)
+            self._refuse_second_start()
         at = self._engine.clock.time_ns()
         root = open_run(
             self.run_id,

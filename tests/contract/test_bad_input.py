@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from spanflow import (
     RunNotFound,
     Runtime,
     SpanflowError,
+    SQLiteStore,
     StepContext,
     TracingOptions,
     UnknownEvent,
@@ -33,6 +35,8 @@ from spanflow import (
     tool,
 )
 from spanflow.events import parse_event
+from spanflow.ports import RunRecord
+from spanflow.testing import Metrics, Traces
 from tests.contract.support import lines, recorded, turns, untyped
 
 
@@ -262,6 +266,43 @@ async def test_a_run_id_that_is_taken_is_refused_and_the_first_run_is_untouched(
         says(caught.value, "'r-1'", "run_id", "get_run")
         assert lines(await recorded(first)) == before
         assert (await first.wait()).unwrap() == 2
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+async def test_a_run_id_that_is_taken_leaves_no_span_behind_and_no_run_that_counts_as_active(
+    kind: str, tmp_path: Path, traces: Traces, metrics: Metrics
+) -> None:
+    flow = Workflow("flow", input=int).then(double)
+    store = MemoryStore() if kind == "memory" else SQLiteStore(tmp_path / "runs.db")
+    async with Runtime(store=store, workflows=[flow]) as runtime:
+        await (await runtime.create_run(flow, run_id="r-1")).start(1)
+        second = await runtime.create_run(flow, run_id="r-1")
+        with pytest.raises(RunConflict):
+            await second.start(2)
+    assert traces.open == ()
+    traces.assert_complete()
+    assert metrics.one("spanflow.runs.active").sum == 0
+    assert second.trace_id is None
+
+
+class Slow(MemoryStore):
+    """Lets others go first."""
+
+    async def load(self, run_id: str) -> RunRecord:
+        try:
+            return await super().load(run_id)
+        finally:
+            await turns(3)
+
+
+async def test_a_run_id_that_is_taken_at_the_same_moment_leaves_one_run() -> None:
+    flow = Workflow("flow", input=int).then(double)
+    async with Runtime(store=Slow(), workflows=[flow]) as runtime:
+        one, other = await runtime.create_run(flow, run_id="r-1"), await runtime.create_run(flow, run_id="r-1")
+        outcomes = await asyncio.gather(one.start(1), one.start(2), other.start(3), return_exceptions=True)
+        assert [isinstance(each, RunConflict) for each in outcomes] == [False, True, True]
+        assert (await one.wait()).unwrap() == 2
+        assert [event.type for event in await recorded(one)].count("start") == 1
 
 
 async def test_a_run_that_was_found_again_cannot_be_started() -> None:

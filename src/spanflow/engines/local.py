@@ -6,7 +6,7 @@ from typing import Any
 
 from spanflow.clock import Clock
 from spanflow.engines.drive import Drive, Launch
-from spanflow.errors import RunConflict
+from spanflow.errors import RunConflict, RunNotFound
 from spanflow.events import Event
 from spanflow.lease import Lease
 from spanflow.ports import Message, Store
@@ -48,6 +48,17 @@ class LocalEngine:
             self._starting.discard(run_id)
         drive.launch(copy_context(), self._ended)
         return drive
+
+    async def refuse_taken(self, run_id: str) -> None:
+        """Raise RunConflict where the store has a run of this id."""
+        try:
+            await self.store.load(run_id)
+        except RunNotFound:
+            return
+        raise RunConflict(
+            f"Run {run_id!r} already exists. Leave run_id out for a new one, or continue it with get_run().",
+            run_id=run_id,
+        )
 
     async def end_canceled(self, launch: Launch) -> Drive:
         """End a run that nobody executes, e.g. a suspended one, as canceled."""
