@@ -38,6 +38,7 @@ from typing_extensions import TypeAliasType, TypedDict
 from spanflow.annotations import annotation_name, fits
 from spanflow.errors import DefinitionError, SpanflowError
 from spanflow.explain import describe
+from spanflow.redaction import Redacted
 from spanflow.schema import Schema, to_json
 from spanflow.signatures import signature_types
 
@@ -365,6 +366,31 @@ class TestDescribe:
             password: str
 
         assert describe(problem(int, Account(password="hunter2"))).endswith("(got Account {'password': ***})")
+
+    def test_shows_no_value_of_a_field_that_is_marked_as_redacted(self) -> None:
+        class Card(BaseModel):
+            number: Annotated[int, Redacted] = Field(alias="cardNumber")
+
+        class Note(TypedDict):
+            text: Annotated[int, Redacted]
+
+        @dataclass
+        class Key:
+            door: Annotated[int, Redacted]
+
+        for marked, name in ((Card, "cardNumber"), (Note, "text"), (Key, "door")):
+            assert "hunter2" not in describe(problem(list[marked], [{name: "hunter2"}]), list[marked])
+            assert "hunter2" not in describe(problem(dict[str, marked], {"a": {name: ["hunter2"]}}), dict[str, marked])
+        assert describe(problem(int, Key(door=7))).endswith("(got Key {'door': ***})")
+
+    def test_shows_no_value_of_a_parameter_that_is_marked_as_redacted(self) -> None:
+        class Card(BaseModel):
+            number: Annotated[int, Redacted]
+
+        def pay(pin: Annotated[int, Redacted], card: Card) -> None: ...
+
+        assert "hunter2" not in describe(problem(dict[str, int], {"pin": "hunter2"}), pay)
+        assert "hunter2" not in describe(problem(dict[str, Card], {"card": {"number": "hunter2"}}), pay)
 
 
 class TestName:

@@ -28,6 +28,7 @@ from spanflow.errors import (
 from spanflow.events import Event, StepError
 from spanflow.logs import TraceContextFilter
 from spanflow.outcome import Err, Ok
+from spanflow.redaction import Redacted
 from spanflow.result import WorkflowResult
 from spanflow.retry import Retry
 from spanflow.run import Run, RunStream
@@ -38,7 +39,6 @@ from spanflow.stores.memory import MemoryStore
 from spanflow.stores.sqlite import SQLiteStore
 from spanflow.tool import Tool, ToolResult, tool
 from spanflow.tracing.options import TracingContext, TracingOptions
-from spanflow.tracing.redaction import Redacted
 from spanflow.tracing.setup import configure_tracing
 from spanflow.workflow import Workflow
 

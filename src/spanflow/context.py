@@ -362,5 +362,7 @@ def _validated_state(schema: Schema[Any], values: Mapping[str, Any], given: dict
     try:
         whole = schema.validate({**values, **given})
     except ValidationError as error:
-        raise InvalidInput(f"set_state: the state does not fit {schema.name}: {describe(error)}") from None
+        raise InvalidInput(
+            f"set_state: the state does not fit {schema.name}: {describe(error, schema.annotation)}"
+        ) from None
     return {name: getattr(whole, name) for name in given} if isinstance(whole, BaseModel) else given

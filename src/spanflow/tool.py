@@ -185,7 +185,7 @@ class Tool(Generic[P, Out_co, Return_co]):
         except ValidationError as error:
             raise InvalidInput(
                 f"Tool {self.id!r} takes {', '.join(self.parameters.names)} as a mapping or a model with those fields:"
-                f" {describe(error)}"
+                f" {describe(error, self.fn)}"
             ) from None
 
     def __repr__(self) -> str:
@@ -228,7 +228,7 @@ class Invocation:
         try:
             return self._tool.parameters.validate(self._arguments)
         except ValidationError as error:
-            raise InvalidInput(f"Tool {self._tool.id!r}: {describe(error)}") from None
+            raise InvalidInput(f"Tool {self._tool.id!r}: {describe(error, self._tool.fn)}") from None
 
     def complete(self, result: Any) -> Any:
         """Validate the result and keep it for ``tool-result``."""
@@ -236,7 +236,9 @@ class Invocation:
             self._result = self._tool.output.validate(result)
         except ValidationError as error:
             tool = self._tool
-            raise InvalidOutput(f"Tool {tool.id!r} must return {tool.output.name}: {describe(error)}") from None
+            raise InvalidOutput(
+                f"Tool {tool.id!r} must return {tool.output.name}: {describe(error, tool.output.annotation)}"
+            ) from None
         self._scope.capture_output(names.TOOL_RESULT, self._result, self._tool.output.annotation)
         return self._result
 

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field, PostgresDsn, RootModel, SecretBytes, SecretStr, ValidationError
 from typing_extensions import TypedDict
 
+from spanflow.redaction import is_secret_key
 from spanflow.tracing import content
 from spanflow.tracing.content import Redacted, capture, capture_enabled, capture_from_environment, set_capture
-from spanflow.tracing.redaction import is_secret_key
 
 VARIABLE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 

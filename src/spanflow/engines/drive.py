@@ -117,8 +117,9 @@ class Drive:
         try:
             return schema.restore(value)
         except ValidationError as error:
+            problem = describe(error, schema.annotation)
             raise _Misfit(
-                f"Run {self.run_id!r} holds a value that is no {schema.name} any more: {describe(error)}"
+                f"Run {self.run_id!r} holds a value that is no {schema.name} any more: {problem}"
                 " The type has changed since it was recorded. Bring back what fits; the run is kept as it is."
             ) from None
 

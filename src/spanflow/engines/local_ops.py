@@ -184,7 +184,9 @@ class LocalOps:
         try:
             given = Value(definition.input.validate(value.data), value.ref)
         except ValidationError as error:
-            problem = InvalidInput(f"Workflow {frame.path!r} takes {definition.input.name}: {describe(error)}")
+            problem = InvalidInput(
+                f"Workflow {frame.path!r} takes {definition.input.name}: {describe(error, definition.input.annotation)}"
+            )
             given = self.failure(frame.path, problem)
         schema, state_scope = place.state_schema, place.state_scope
         if definition.state is not None and (schema is None or schema.annotation != definition.state.annotation):
@@ -234,7 +236,9 @@ class LocalOps:
         try:
             return Value(schema.validate(outcome.data), outcome.ref)
         except ValidationError as error:
-            return self.failure(path, InvalidOutput(f"Workflow {path!r} must give {schema.name}: {describe(error)}"))
+            return self.failure(
+                path, InvalidOutput(f"Workflow {path!r} must give {schema.name}: {describe(error, schema.annotation)}")
+            )
 
 
 def _items_schema(definition: Definition, id: str) -> Schema[Any]:

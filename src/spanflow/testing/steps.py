@@ -166,7 +166,9 @@ class _FakeRun:
         try:
             return schema.validate(value)
         except ValidationError as error:
-            raise InvalidInput(f"step_context: {value!r} is no {schema.name}: {describe(error)}") from None
+            raise InvalidInput(
+                f"step_context: {value!r} is no {schema.name}: {describe(error, schema.annotation)}"
+            ) from None
 
 
 def _path(step: str | HasResult[Any]) -> str:

@@ -8,8 +8,8 @@ import logging
 import os
 from functools import lru_cache
 
+from spanflow.redaction import REDACTED, Redacted, is_redacted, marked_keys
 from spanflow.tracing.reading import read
-from spanflow.tracing.redaction import REDACTED, Redacted, is_redacted, marked_keys
 from spanflow.tracing.shortening import Branch, fit, measure, quote
 
 __all__ = ["Redacted", "capture", "capture_enabled", "capture_from_environment", "set_capture"]

@@ -9,8 +9,8 @@ from typing import Any, cast
 
 from opentelemetry.util.types import AttributeValue
 
+from spanflow.redaction import REDACTED, is_secret_key
 from spanflow.tracing.content import capture
-from spanflow.tracing.redaction import REDACTED, is_secret_key
 
 _logger = logging.getLogger(__name__)
 

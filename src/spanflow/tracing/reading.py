@@ -28,7 +28,7 @@ from pydantic import (
 )
 from pydantic_core import MultiHostUrl, Url
 
-from spanflow.tracing.redaction import REDACTED, Field, fields_of, is_secret_key
+from spanflow.redaction import REDACTED, Field, fields_of, is_secret_key
 from spanflow.tracing.shortening import Branch, Node, quote, size_of, text_node
 
 _logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""What must never reach a trace: secrets, known by the name of their key or marked where the model is written."""
+"""What must reach neither a trace nor an error: secrets, known by their key or marked where the model is written."""
 
 import dataclasses
 import re
@@ -109,6 +109,19 @@ def _marked_keys(annotation: object) -> frozenset[str]:
         else:
             waiting.extend(_arguments(current))
     return frozenset(found)
+
+
+def marked_fields(cls: type[Any]) -> frozenset[str]:
+    """Return the names, and aliases, of the fields that a model, dataclass or typed dict marks as redacted."""
+    if issubclass(cls, BaseModel):
+        marked = {
+            name: info
+            for name, info in cls.model_fields.items()
+            if is_redacted(info.annotation) or any(map(is_redacted, info.metadata))
+        }
+        aliases = (key for info in marked.values() for key in (info.alias, info.validation_alias))
+        return frozenset(marked).union(key for key in aliases if isinstance(key, str))
+    return frozenset(name for name, hint in _hints(cls).items() if is_redacted(hint))
 
 
 def fields_of(value: object) -> tuple[Field, ...] | None:
