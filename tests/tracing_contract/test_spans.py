@@ -328,6 +328,24 @@ async def test_a_builtin_exception_is_typed_by_its_bare_name(traces: Traces) -> 
     assert errors(traces) == {"step divide": "ZeroDivisionError", "invoke_workflow shop": "ZeroDivisionError"}
 
 
+async def test_a_message_of_megabytes_is_cut_on_the_span_and_whole_in_the_result(traces: Traces) -> None:
+    @step
+    async def parse(text: str) -> str:
+        raise ValueError(text)
+
+    run = await Workflow("parser", input=str).then(parse).create_run()
+    result = await run.start("x" * 5_000_000)
+    assert result.error is not None
+    assert len(result.error.message) == 5_000_000
+    span = traces.one("step parse")
+    assert span.status.description == "x" * 8191 + "…"
+    (event,) = span.events
+    attributes = event.attributes or {}
+    assert attributes["exception.message"] == span.status.description
+    assert "raise ValueError(text)" in str(attributes["exception.stacktrace"])
+    assert sum(len(str(value)) for value in attributes.values()) < 20_000
+
+
 async def test_an_exception_that_cannot_say_what_it_is_is_still_an_error_on_its_span(traces: Traces) -> None:
     class Mute(Exception):
         def __str__(self) -> str:

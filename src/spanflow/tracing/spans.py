@@ -33,6 +33,7 @@ from spanflow.tracing.source import Source
 
 _INTERNAL = trace.SpanKind.INTERNAL
 _ender = SpanEnder()
+_LONGEST_MESSAGE = 8192  # characters of an exception's text; a receiver refuses batches of some megabytes
 
 
 class RunSpans:
@@ -318,7 +319,7 @@ def _fail(span: Span, error: BaseException, at: int, *, record: bool) -> None:
     def fail() -> None:
         span.set_attribute(names.ERROR_TYPE, error_type(error))
         message = text_of(error)
-        cleaned = clean(message)
+        cleaned = clean(message if len(message) <= _LONGEST_MESSAGE else f"{message[: _LONGEST_MESSAGE - 1]}…")
         span.set_status(Status(StatusCode.ERROR, cleaned))
         if not record:
             return
@@ -328,7 +329,7 @@ def _fail(span: Span, error: BaseException, at: int, *, record: bool) -> None:
                 return
         except Exception:  # its text cannot be had the usual way
             pass
-        # text that UTF-8 cannot carry would cost the exporter the whole batch
+        # text that UTF-8 cannot carry, or of megabytes, would cost the exporter the whole batch
         stacktrace = clean("".join(traceback.format_tb(error.__traceback__)))
         texts = {"exception.type": error_type(error), "exception.message": cleaned, "exception.stacktrace": stacktrace}
         span.add_event("exception", texts, at)
