@@ -68,6 +68,27 @@ def test_the_example_of_a_test_passes(tmp_path: Path) -> None:
     assert "1 passed" in done.stdout
 
 
+def without_what_differs(text: str) -> str:
+    """What a command printed, but for ids, times and the width of columns."""
+    text = re.sub(r"[0-9a-f]{32}|[0-9a-f]{8}-[0-9a-f-]{27}", "ID", text)
+    text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "TIME", text)
+    return re.sub(r" +", " ", re.sub(r"\d[\d.]* (?:µs|ms|s)\b", "AGE", text))
+
+
+def test_the_command_line_prints_what_the_readme_shows(tmp_path: Path) -> None:
+    started = python("examples/durable_approval.py", "--folder", tmp_path, "start", "250")
+    assert started.returncode == 0, started.stderr
+    ids = dict(re.findall(r"^(run_id|trace_id) +(\S+)$", started.stdout, re.MULTILINE))
+    (shown,) = (block for block in blocks("console") if block.startswith("$ export SPANFLOW_STORE"))
+    _, *commands = re.findall(r"^\$ (.*)\n((?:[^$].*\n|\n)*)", shown, re.MULTILINE)
+    assert [command.split()[:2] for command, _ in commands] == [["spanflow", "runs"], ["spanflow", "show"]]
+    for command, printed in commands:
+        name, _, argument = command.removeprefix("spanflow ").rpartition(" ")
+        known = ids["trace_id" if len(argument) == 32 else "run_id"]
+        done = python("-m", "spanflow", *name.split(), known, "--store", tmp_path / "runs.db")
+        assert without_what_differs(done.stdout) == without_what_differs(printed), done.stderr
+
+
 def test_the_list_of_modules_is_the_contract_that_is_enforced() -> None:
     contract = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
         "contracts"
@@ -78,7 +99,7 @@ def test_the_list_of_modules_is_the_contract_that_is_enforced() -> None:
         [name for name in re.findall(r"\w+|[|:]", layer) if name in there or name in "|:"]
         for layer in contract["layers"]
     ]
-    (listed,) = (block for block in blocks("text") if block.startswith("testing "))
+    (listed,) = (block for block in blocks("text") if block.startswith("__main__ "))
     names = [line[: line.index("  ")].split() for line in listed.splitlines()]
     assert names == [[*layer] for layer in (_without_absent(layer) for layer in enforced) if layer]
 

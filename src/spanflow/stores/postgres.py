@@ -80,6 +80,7 @@ class PostgresStore:
         schema: the PostgreSQL schema of the tables, created where it is missing. Nothing else may live in it.
         pool_size: the most connections that this process holds at a time.
         reconnect_timeout: seconds for which a server that went away, or a free connection, is waited for.
+        create: whether tables that are missing are made; else it is a StoreError at first use.
 
     Raises:
         StoreError: the DSN cannot be read. A server that cannot be reached is told at first use.
@@ -88,9 +89,17 @@ class PostgresStore:
     is_live = False
 
     def __init__(
-        self, dsn: str, *, schema: str = "spanflow", pool_size: int = 10, reconnect_timeout: float = 30.0
+        self,
+        dsn: str,
+        *,
+        schema: str = "spanflow",
+        pool_size: int = 10,
+        reconnect_timeout: float = 30.0,
+        create: bool = True,
     ) -> None:
-        self._database = PostgresDatabase(dsn, schema=schema, pool_size=pool_size, reconnect_timeout=reconnect_timeout)
+        self._database = PostgresDatabase(
+            dsn, schema=schema, pool_size=pool_size, reconnect_timeout=reconnect_timeout, create=create
+        )
 
     # --- writing
 

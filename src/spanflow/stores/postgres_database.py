@@ -116,7 +116,7 @@ class PostgresDatabase:
 
     refused = errors.UniqueViolation
 
-    def __init__(self, dsn: str, *, schema: str, pool_size: int, reconnect_timeout: float) -> None:
+    def __init__(self, dsn: str, *, schema: str, pool_size: int, reconnect_timeout: float, create: bool = True) -> None:
         try:
             given = conninfo.conninfo_to_dict(dsn)
         except psycopg.Error:  # its text may quote a part of the password
@@ -131,6 +131,7 @@ class PostgresDatabase:
         self._schema = schema
         self._pool_size = pool_size
         self._reconnect_timeout = reconnect_timeout
+        self._create = create
         self._statements: dict[str, bytes] = {}
         self._opened: dict[asyncio.AbstractEventLoop, _Opened] = {}
         self._was_there = False
@@ -259,10 +260,18 @@ class PostgresDatabase:
         """Make the tables ready for use. Doing it again, or in two processes at once, does no harm.
 
         Raises:
-            StoreError: they are not ours, or newer than this program; they were left as they are.
+            StoreError: they are not ours, newer than this program, or missing although not to be created; nothing was
+                changed.
         """
-        if await self._version(connection) == VERSION:
+        found = await self._version(connection)
+        if found == VERSION:
             return
+        if found == 0 and not self._create:
+            raise StoreError(
+                f"There is no store at {self.address}: the schema {self._schema!r} has no tables. Check the DSN and the"
+                " schema; a program that keeps its runs there makes them when it is first used.",
+                store=self.address,
+            )
         async with connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (_LOCK, self._schema))
             version = await self._version(connection)  # another process may have been faster

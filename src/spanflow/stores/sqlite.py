@@ -57,6 +57,7 @@ class SQLiteStore:
     Args:
         path: the file. SQLite keeps a ``-wal`` and a ``-shm`` beside it while it is in use.
         lock_timeout: seconds for which a lock that another process holds is waited for.
+        create: whether a file that is missing is made; else it is a StoreError at first use.
 
     Example:
         >>> import asyncio, tempfile
@@ -82,8 +83,8 @@ class SQLiteStore:
 
     is_live = False
 
-    def __init__(self, path: str | os.PathLike[str], *, lock_timeout: float = 30.0) -> None:
-        self._file = SQLiteFile(path, lock_timeout)
+    def __init__(self, path: str | os.PathLike[str], *, lock_timeout: float = 30.0, create: bool = True) -> None:
+        self._file = SQLiteFile(path, lock_timeout, create=create)
         self._bases: dict[str, int] = {}
 
     # --- writing

@@ -92,7 +92,7 @@ class SQLiteFile:
         refused: the class of those that say that a constraint does not hold.
     """
 
-    def __init__(self, path: str | os.PathLike[str], lock_timeout: float) -> None:
+    def __init__(self, path: str | os.PathLike[str], lock_timeout: float, *, create: bool = True) -> None:
         import sqlite3
 
         given = os.fspath(path)
@@ -102,6 +102,7 @@ class SQLiteFile:
         self.error = sqlite3.Error
         self.refused = sqlite3.IntegrityError
         self._lock_timeout = lock_timeout
+        self._create = create
         self._cursors: dict[tuple[int, int], sqlite3.Cursor] = {}
 
     def connection(self) -> "sqlite3.Connection":
@@ -159,9 +160,15 @@ class SQLiteFile:
     def _open(self) -> "sqlite3.Connection":
         import sqlite3
 
+        if not self._create and not os.path.exists(self.path):
+            raise StoreError(
+                f"There is no store at {self.path}: no such file. Check the path; a program that keeps its runs there"
+                " makes the file when it is first used.",
+                store=self.path,
+            )
         connection = sqlite3.connect(self.path, timeout=_BLOCKED, isolation_level=None, check_same_thread=False)
         try:
-            prepare(connection, self.path)
+            prepare(connection, self.path, create=self._create)
         except BaseException:
             connection.close()
             raise
@@ -173,13 +180,16 @@ def _code(error: Exception) -> int:
     return extended & 0xFF
 
 
-def prepare(connection: "sqlite3.Connection", path: str, steps: Sequence[str] = STEPS) -> None:
+def prepare(connection: "sqlite3.Connection", path: str, steps: Sequence[str] = STEPS, *, create: bool = True) -> None:
     """Make a file that was just opened ready for use. Doing it again, or in two processes at once, does no harm.
 
     Raises:
-        StoreError: it is not ours, or newer than this program; it was left as it is.
+        StoreError: it is not ours, newer than this program, or empty although not to be created; it was left as it is.
     """
-    if _version(connection, path, len(steps)) < len(steps):
+    found = _version(connection, path, len(steps))
+    if found == 0 and not create:
+        raise StoreError(f"{path} is empty: no store was made there yet. It was left as it is.", store=path)
+    if found < len(steps):
         with transaction(connection):
             version = _version(connection, path, len(steps))  # another process may have been faster
             for step in steps[version:]:

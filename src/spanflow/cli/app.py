@@ -1,0 +1,166 @@
+"""The commands and their options, and nothing of what they do."""
+
+import asyncio
+from collections.abc import Coroutine
+from enum import StrEnum
+from importlib.metadata import version
+from typing import Annotated, Any, NoReturn, cast
+
+import typer
+
+from spanflow.cli.options import metadata, moment, trace_id
+from spanflow.cli.runs import list_runs
+from spanflow.cli.show import show_run
+from spanflow.cli.stores import open_store
+from spanflow.cli.terminal import INTERRUPTED, REFUSED, tell
+from spanflow.errors import SpanflowError
+from spanflow.events import RunStatus
+from spanflow.ports import RunQuery
+
+_EXITS = """\b
+Exit codes:
+  0  done; a run that was followed or resumed has succeeded
+  1  the run failed or was canceled; doctor has found something
+  2  wrong usage, unknown run, no such store: one line says what
+  3  a run that was followed or resumed waits for an answer
+  130  interrupted by Ctrl-C"""
+
+app = typer.Typer(
+    name="spanflow",
+    help="Runs of a store: find them, see them, go on with them; and what keeps a trace from showing up.",
+    epilog=_EXITS,
+    rich_markup_mode=None,  # its boxes are in the way of grep
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    no_args_is_help=True,
+)
+
+
+class Status(StrEnum):
+    """What a run may be."""
+
+    running = "running"
+    success = "success"
+    failed = "failed"
+    suspended = "suspended"
+    canceled = "canceled"
+
+
+StoreOption = Annotated[
+    str | None,
+    typer.Option("--store", envvar="SPANFLOW_STORE", metavar="PATH|DSN", help="SQLite file or PostgreSQL DSN."),
+]
+SchemaOption = Annotated[
+    str, typer.Option("--schema", envvar="SPANFLOW_SCHEMA", metavar="NAME", help="Schema of the tables in PostgreSQL.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+RunId = Annotated[str, typer.Argument(metavar="RUN_ID", help="Its id, as `spanflow runs` lists it.")]
+
+
+def main() -> None:
+    """Run a command, and exit by its code."""
+    app(prog_name="spanflow")
+
+
+def _execute(work: Coroutine[Any, Any, int]) -> NoReturn:
+    """Run a command to its end: the one place where an event loop is started."""
+    try:
+        code = asyncio.run(work)
+    except SpanflowError as error:
+        _refuse(error)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    raise typer.Exit(code)
+
+
+def _refuse(error: SpanflowError) -> NoReturn:
+    tell(f"error: {error}")
+    raise typer.Exit(REFUSED)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"spanflow {version('spanflow')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("runs")
+def _runs(
+    store: StoreOption = None,
+    trace: Annotated[
+        str | None, typer.Option(metavar="ID", help="Only the run of this trace: the way back from Jaeger.")
+    ] = None,
+    status: Annotated[list[Status] | None, typer.Option(help="Only runs of this status; may be repeated.")] = None,
+    workflow: Annotated[str | None, typer.Option(metavar="ID", help="Only runs of this workflow.")] = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metadata", metavar="KEY=VALUE", help="Only runs whose root span carries this; may be repeated."
+        ),
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Started after: 2026-03-31T14:00, or 2h, 7d ago.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Started before.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 20,
+    after: Annotated[int | None, typer.Option(metavar="CURSOR", help="The page after this one.")] = None,
+    as_json: JsonOption = False,
+    schema: SchemaOption = "spanflow",
+) -> None:
+    """List runs, the newest first.
+
+    \b
+    Examples:
+      spanflow runs --store runs.db
+      spanflow runs --store runs.db --trace 8c0467ea03716c1256ab2a7713c726a0
+      spanflow runs --store runs.db --status suspended --metadata user.id=u-42 --since 7d
+    """
+    try:
+        query = RunQuery(
+            status=cast("tuple[RunStatus, ...]", tuple(each.value for each in status)) if status else None,
+            workflow=workflow,
+            trace_id=trace_id(trace),
+            started_after=moment("--since", since),
+            started_before=moment("--until", until),
+            limit=limit,
+            after=after,
+        )
+        work = list_runs(open_store(store, schema), query, metadata(labels or ()), as_json=as_json)
+    except SpanflowError as error:
+        _refuse(error)
+    _execute(work)
+
+
+@app.command("show")
+def _show(
+    run_id: RunId,
+    store: StoreOption = None,
+    events: Annotated[bool, typer.Option("--events", help="Print each event, a line each.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Print events as they come, until the run ends or suspends.")
+    ] = False,
+    as_json: JsonOption = False,
+    schema: SchemaOption = "spanflow",
+) -> None:
+    """Show a run: what it came to or waits for, and its tree. The workflow's code is not needed.
+
+    \b
+    Examples:
+      spanflow show RUN_ID --store runs.db
+      spanflow show RUN_ID --store runs.db --follow      # also one that executes elsewhere
+      spanflow show RUN_ID --store runs.db --events --json | jq .type
+    """
+    try:
+        opened = open_store(store, schema)
+    except SpanflowError as error:
+        _refuse(error)
+    _execute(show_run(opened, run_id, events=events, follow=follow, as_json=as_json))
