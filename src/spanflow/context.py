@@ -8,7 +8,7 @@ from typing import Any, Generic, NoReturn, Protocol, overload
 from pydantic import BaseModel, ValidationError
 from typing_extensions import TypeVar
 
-from spanflow.errors import InvalidInput, OutsideRun, StepNotCompleted
+from spanflow.errors import InvalidInput, InvalidOutput, OutsideRun, SpanflowError, StepNotCompleted
 from spanflow.events import Envelope, StepOutput
 from spanflow.explain import describe
 from spanflow.schema import Schema, fields_of
@@ -88,6 +88,10 @@ class RunSide(Protocol):
 
     def revive(self, schema: Schema[T], value: Any) -> T:
         """Give a recorded value its type back."""
+        ...
+
+    def require_storable(self, value: Any, what: str, refusal: type[SpanflowError] = InvalidOutput) -> None:
+        """Refuse a value that the store could not keep, while it is still the step that fails for it."""
         ...
 
 
@@ -229,12 +233,13 @@ class StepContext(Generic[DepsT_co]):
         """Merge fields into the state, at once and for all steps of the workflow. ``await`` is optional.
 
         Raises:
-            InvalidInput: the state would not fit its model; nothing was changed.
+            InvalidInput: the state would not fit its model, or is nothing that a store can keep; nothing was changed.
         """
         place = self._place
         given = _fields(changes) | fields
         if place.state_schema is not None:
             given = _validated_state(place.state_schema, place.run.state.values.get(place.state_scope, {}), given)
+        place.run.require_storable(given, "set_state: the fields", InvalidInput)
         place.run.change_state(place.state_scope, given)
         return _DONE
 
@@ -298,10 +303,12 @@ class StepContext(Generic[DepsT_co]):
         schema: Schema[Any] = Schema(resume)
         if number < len(answers):
             return self._place.run.revive(schema, answers[number])
+        self._place.run.require_storable(payload, f"Step {self.path!r} suspended with what")
         raise SuspendSignal(payload, schema)
 
     def bail(self, value: Any = None) -> NoReturn:
         """End the run with success and this value, from anywhere in it. Only steps may. Does not return."""
+        self._place.run.require_storable(value, f"Step {self.path!r} bailed with what")
         raise BailSignal(value)
 
     def abort(self, reason: str = "") -> NoReturn:

@@ -20,11 +20,11 @@ def validated(schema: Schema[Any], value: Any, what: str) -> Any:
         raise InvalidInput(f"{what} must be {schema.name}: {describe(error, schema.annotation)}") from None
 
 
-def require_storable(value: Any, what: str) -> None:
+def require_storable(value: Any, what: str, refusal: type[SpanflowError] = InvalidInput) -> None:
     try:
         to_json(value)
     except SpanflowError as error:
-        raise InvalidInput(f"{what} cannot be stored: {error}") from None
+        raise refusal(f"{what} cannot be stored: {error}") from None
 
 
 def json_mapping(name: str, value: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -218,7 +218,9 @@ class Run(Generic[In_contra, Out_co]):
         schema = self._definition.events.get(name)
         if schema is None:
             raise UnknownEvent(name, workflow_id=self.workflow_id, known=sorted(self._definition.events))
-        message = Message(id=uuid.uuid4().hex, name=name, payload=validated(schema, payload, f"event {name!r}"))
+        what = f"event {name!r}"
+        message = Message(id=uuid.uuid4().hex, name=name, payload=validated(schema, payload, what))
+        self._require_storable(message.payload, what)
         if self._record is None:
             self._sent_early.append(message)
             return
@@ -308,8 +310,7 @@ class Run(Generic[In_contra, Out_co]):
         self._refuse_second_start()
         definition, options = self._definition, tracing_options or _NO_OPTIONS
         given = validated(definition.input, input_data, f"workflow {definition.id!r}: input_data")
-        if not self._engine.values_are_live:
-            require_storable(given, f"workflow {definition.id!r}: input_data")
+        self._require_storable(given, f"workflow {definition.id!r}: input_data")
         state = self._initial_state(initial_state)
         context = json_mapping("runtime_context", runtime_context)
         if self._is_named:  # before it has a span, which could not be taken back
@@ -416,8 +417,10 @@ class Run(Generic[In_contra, Out_co]):
         schema = self._definition.state
         if schema is None:
             return json_mapping("initial_state", given if not isinstance(given, BaseModel) else given.model_dump())
-        value = validated(schema, {} if given is None else given, f"workflow {self.workflow_id!r}: initial_state")
-        return fields_of(value)
+        what = f"workflow {self.workflow_id!r}: initial_state"
+        fields = fields_of(validated(schema, {} if given is None else given, what))
+        self._require_storable(fields, what)
+        return fields
 
     def _suspended_path(self, state: RunState, step: str | HasResult[Any] | None) -> str:
         """Find the one path that an answer is for."""
@@ -448,7 +451,14 @@ class Run(Generic[In_contra, Out_co]):
 
     def _answer(self, state: RunState, path: str, data: Any) -> Any:
         schema = self._engine.resume_schema(self.run_id, path) or schema_named(state.steps[path].resume_type)
-        return data if schema is None else validated(schema, data, f"the answer for {path!r}")
+        what = f"the answer for {path!r}"
+        answer = data if schema is None else validated(schema, data, what)
+        self._require_storable(answer, what)
+        return answer
+
+    def _require_storable(self, value: Any, what: str) -> None:
+        if not self._engine.values_are_live:
+            require_storable(value, what)
 
 
 def new_run(

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation
 from pydantic.json_schema import GenerateJsonSchema
-from pydantic_core import SchemaError
+from pydantic_core import SchemaError, from_json
 from pydantic_core import to_json as write_json
 from typing_extensions import TypeAliasType
 
@@ -17,6 +17,12 @@ from spanflow.annotations import annotation_name, takes_fields
 from spanflow.errors import DefinitionError, SpanflowError
 
 T = TypeVar("T")
+
+READABLE = 200
+"""Levels of nesting that pydantic's reader follows. Its writer goes further."""
+DEEPEST = 180
+"""Levels that a value may be nested: less, for it is stored inside of others."""
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 CONFIG = ConfigDict(
     arbitrary_types_allowed=True, ser_json_bytes="base64", val_json_bytes="base64", ser_json_inf_nan="strings"
@@ -118,14 +124,15 @@ class _JsonSchema(GenerateJsonSchema):
         return False  # "Limit" for `limit` says nothing
 
 
-def to_json(value: Any) -> str:
+def to_json(value: Any, deepest: int = DEEPEST) -> str:
     """Write a value as compact JSON from which ``Schema.restore`` gives it back.
 
     Models are written by their runtime type, fields by name, without computed fields; NaN and infinities as strings.
-    A ``SecretStr`` is written as asterisks. Raises ``SpanflowError`` with type and place of what JSON cannot hold.
+    A ``SecretStr`` is written as asterisks. Raises ``SpanflowError`` with type and place of what JSON cannot hold, and
+    where it is nested more than ``deepest`` levels.
     """
     try:
-        return _write(value).decode()
+        text = _write(value).decode()
     except (ValueError, TypeError, RecursionError) as error:
         place, culprit = _unwritable(value, "value", 0)
         raise SpanflowError(
@@ -133,6 +140,25 @@ def to_json(value: Any) -> str:
             "Use a pydantic model, a dataclass or plain data (bytes that are not text need "
             "`ser_json_bytes='base64', val_json_bytes='base64'` in their model's config), or pass live objects as deps."
         ) from error
+    if len(text) > 2 * deepest and text.count("[") + text.count("{") > deepest and _is_deeper(text, deepest):
+        raise SpanflowError(
+            f"A value nested more than {deepest} levels deep can be written as JSON, but not be read again."
+            " Make it flatter, or write it as a text."
+        )
+    return text
+
+
+def _is_deeper(text: str, deepest: int) -> bool:
+    brackets = text.encode().translate(None, delete=_NO_BRACKETS)
+    for _ in range(deepest // 2):  # each time a level or two less
+        if not brackets:
+            return False
+        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+    try:  # there are brackets in its texts, or it is deep indeed: only reading it can tell
+        from_json("[" * (READABLE - deepest) + text + "]" * (READABLE - deepest))
+    except ValueError:
+        return True
+    return False
 
 
 def _unwritable(value: Any, place: str, depth: int) -> tuple[str, Any]:

@@ -199,6 +199,8 @@ class Invocation:
         self._tool = tool
         self._arguments = dict(arguments)
         self._step = step = current_step()
+        if step is not None:
+            step.run.require_storable(self._arguments, f"Tool {tool.id!r}: its arguments", InvalidInput)
         path = "" if step is None else step.next_call()
         self._call_id = tool_call_id or _call_id(step, path)
         attributes = tool._attributes | {names.TOOL_CALL_ID: self._call_id}  # pyright: ignore[reportPrivateUsage]
@@ -239,6 +241,8 @@ class Invocation:
             raise InvalidOutput(
                 f"Tool {tool.id!r} must return {tool.output.name}: {describe(error, tool.output.annotation)}"
             ) from None
+        if self._step is not None:
+            self._step.run.require_storable(self._result, f"Tool {self._tool.id!r} returned what")
         self._scope.capture_output(names.TOOL_RESULT, self._result, self._tool.output.annotation)
         return self._result
 

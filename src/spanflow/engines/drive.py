@@ -5,6 +5,7 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Any, cast
 
 from pydantic import ValidationError
@@ -18,14 +19,16 @@ from spanflow.errors import DefinitionError, InvalidOutput, RunConflict, RunInte
 from spanflow.events import Envelope, Finish, FinishStatus, Resumed, Start, StepError
 from spanflow.explain import describe
 from spanflow.failure import failure
+from spanflow.inputs import require_storable
 from spanflow.interpret import Bailed, Canceled, Failed, Outcome, Suspended, Value, interpret
 from spanflow.journal import Journal
 from spanflow.lease import Lease
 from spanflow.plan import Plan
 from spanflow.ports import Message, RunRecord, Store
-from spanflow.schema import Schema, to_json
+from spanflow.schema import Schema
 from spanflow.state import RunState
 from spanflow.tracing import metrics, names
+from spanflow.tracing.metadata import clean
 from spanflow.tracing.roots import RootScope
 from spanflow.tracing.spans import Link
 
@@ -123,12 +126,9 @@ class Drive:
                 " The type has changed since it was recorded. Bring back what fits; the run is kept as it is."
             ) from None
 
-    def check_storable(self, value: Any, path: str) -> None:
-        """Refuse a value that the store could not keep, while it is still the step that fails for it."""
-        try:
-            to_json(value)
-        except SpanflowError as error:
-            raise InvalidOutput(f"Step {path!r} returned what cannot be stored: {error}") from None
+    def require_storable(self, value: Any, what: str, refusal: type[SpanflowError] = InvalidOutput) -> None:
+        if self.stores_json and not _is_surely_storable(value):
+            require_storable(value, what, refusal)
 
     # --- what the engine does
 
@@ -320,7 +320,7 @@ class Drive:
             case Canceled():
                 status = "canceled"
                 if outcome.reason:
-                    problem = StepError(path=outcome.path, type=ABORTED, message=outcome.reason)
+                    problem = StepError(path=outcome.path, type=ABORTED, message=clean(outcome.reason))
         if status == "suspended":
             root.announce()
         else:
@@ -404,6 +404,15 @@ class Drive:
                 f"Workflow {definition.id!r} must give {schema.name}: {describe(error, schema.annotation)}"
             )
             return Failed(failure(problem, ""), recorded=False)
+
+
+def _is_surely_storable(value: Any) -> bool:
+    """Tell in no time that JSON can hold a value; of others, writing it can tell."""
+    kind: type[Any] = type(value)
+    return kind in _PLAIN or (kind is str and value.isascii())
+
+
+_PLAIN = frozenset((NoneType, bool, int, float))
 
 
 class _Misfit(DefinitionError):

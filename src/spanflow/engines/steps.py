@@ -79,7 +79,7 @@ async def _attempt(
             output = await attempt(step, value.data, ctx, drive.clock)
             if drive.stores_json:
                 await drive.assure()
-                drive.check_storable(output, path)
+                drive.require_storable(output, f"Step {path!r} returned what")
         finally:
             if ctx.open_streams is not None:
                 await ctx.close_streams()

@@ -35,7 +35,7 @@ from spanflow.events import (
 )
 from spanflow.plan import Plan
 from spanflow.ports import Message, RunRecord
-from spanflow.schema import to_json
+from spanflow.schema import READABLE, to_json
 from spanflow.tracing.metadata import as_json
 from spanflow.tracing.record import TraceRecord
 
@@ -345,31 +345,7 @@ _NAMES = {"v": "value", "e": "error"}
 
 
 def _text(value: Any) -> str:
-    text = to_json(value)
-    if len(text) > 2 * _DEEPEST and text.count("[") + text.count("{") > _DEEPEST and _is_too_deep(text):
-        raise SpanflowError(
-            f"A value nested more than {_DEEPEST} levels deep can be written as JSON, but not be read again."
-            " Make it flatter, or write it as a text."
-        )
-    return text
-
-
-def _is_too_deep(text: str) -> bool:
-    brackets = text.encode().translate(None, delete=_NO_BRACKETS)
-    for _ in range(_DEEPEST // 2):  # each time a level or two less
-        if not brackets:
-            return False
-        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
-    try:  # there are brackets in its texts, or it is deep indeed: only reading it can tell
-        from_json(text)
-    except ValueError:
-        return True
-    return False
-
-
-_DEEPEST = 200
-"""Levels that pydantic's reader follows. Its writer goes further."""
-_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+    return to_json(value, READABLE)
 
 
 def _too_new(what: str, version: object) -> SpanflowError:

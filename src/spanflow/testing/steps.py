@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 from typing_extensions import TypeVar
 
 from spanflow.context import AbortSignal, BailSignal, HasResult, Place, Recording, StepContext, SuspendSignal
-from spanflow.errors import InvalidInput
+from spanflow.errors import InvalidInput, InvalidOutput, SpanflowError
 from spanflow.events import Envelope
 from spanflow.explain import describe
 from spanflow.schema import Schema
@@ -161,6 +161,9 @@ class _FakeRun:
 
     def change_state(self, scope: str, values: dict[str, Any]) -> None:
         self.state.values.setdefault(scope, {}).update(values)
+
+    def require_storable(self, value: Any, what: str, refusal: type[SpanflowError] = InvalidOutput) -> None:
+        """Take anything: what is tested has no store."""
 
     def revive(self, schema: Schema[T], value: Any) -> T:
         try:
