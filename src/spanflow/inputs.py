@@ -12,6 +12,8 @@ from spanflow.errors import InvalidInput, SpanflowError
 from spanflow.explain import describe
 from spanflow.schema import Schema, to_json
 
+_PLAIN = (int, float, type(None))
+
 
 def validated(schema: Schema[Any], value: Any, what: str) -> Any:
     try:
@@ -21,6 +23,8 @@ def validated(schema: Schema[Any], value: Any, what: str) -> Any:
 
 
 def require_storable(value: Any, what: str, refusal: type[SpanflowError] = InvalidInput) -> None:
+    if isinstance(value, _PLAIN) or (isinstance(value, str) and value.isascii()):
+        return  # of anything else, only writing it tells
     try:
         to_json(value)
     except SpanflowError as error:

@@ -5,7 +5,6 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
-from types import NoneType
 from typing import Any, cast
 
 from pydantic import ValidationError
@@ -127,7 +126,7 @@ class Drive:
             ) from None
 
     def require_storable(self, value: Any, what: str, refusal: type[SpanflowError] = InvalidOutput) -> None:
-        if self.stores_json and not _is_surely_storable(value):
+        if self.stores_json:
             require_storable(value, what, refusal)
 
     # --- what the engine does
@@ -404,15 +403,6 @@ class Drive:
                 f"Workflow {definition.id!r} must give {schema.name}: {describe(error, schema.annotation)}"
             )
             return Failed(failure(problem, ""), recorded=False)
-
-
-def _is_surely_storable(value: Any) -> bool:
-    """Tell in no time that JSON can hold a value; of others, writing it can tell."""
-    kind: type[Any] = type(value)
-    return kind in _PLAIN or (kind is str and value.isascii())
-
-
-_PLAIN = frozenset((NoneType, bool, int, float))
 
 
 class _Misfit(DefinitionError):
