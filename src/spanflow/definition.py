@@ -223,6 +223,8 @@ class Definition:
                 f" {schema.name}. Use the same payload model, or another event name."
             )
         node_id = checked_id(id, "event") if id else self._free_id(checked_id(name, "event"))
+        if not name:  # with an id of its own, it may be any other text
+            raise DefinitionError(f"wait_for_event({name!r}, id={id!r}): an event needs a name.")
         checked_timeout(timeout, f"wait_for_event({name!r})")
         node = WaitNode(id=node_id, event=name, timeout=timeout, payload_schema=schema.json_schema())
         grown = self._grown(node, {}, schema.annotation)

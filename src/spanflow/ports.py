@@ -26,8 +26,12 @@ class RunRecord:
     runtime_context: dict[str, Any] = field(default_factory=lambda: {})
 
 
+CANCEL = ""
+"""``Message.name`` of what tells a run to end as canceled. No event has it: their names are not empty."""
+
+
 class Message(BaseModel):
-    """Something sent to a run from outside, kept until the run takes it."""
+    """Something sent to a run from outside, kept until the run takes it: an event, or ``CANCEL``."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -159,6 +163,13 @@ class Store(Protocol):
 
     async def messages(self, run_id: str) -> Sequence[Message]:
         """Return all messages of a run, taken or not, in the order they were sent. Raises ``RunNotFound``."""
+        ...
+
+    async def posted(self, owner: str) -> Mapping[str, int]:
+        """Return how many messages the runs of an owner have, taken or not, by run id; without those that have none.
+
+        Asked several times a second while runs execute: it must cost little.
+        """
         ...
 
     async def delete(self, run_id: str) -> None:

@@ -210,6 +210,8 @@ class Run(Generic[In_contra, Out_co]):
     async def send_event(self, name: str, payload: Any = None) -> None:
         """Send an event to ``wait_for_event``. One that comes early is kept.
 
+        A run that waits for it in another process has it within half a second.
+
         Raises:
             UnknownEvent: the workflow waits for no event of this name.
             InvalidInput: the payload does not fit.
@@ -252,19 +254,17 @@ class Run(Generic[In_contra, Out_co]):
     async def cancel(self) -> WorkflowResult[Out_co]:
         """Cancel running steps at once, and return the result. A run that is over stays as it is.
 
+        A run that executes in another process is told there, within half a second, and this returns once it has
+        ended. Should that process die, the run is ended here. Steps that do not let themselves be canceled are
+        waited for.
+
         Raises:
             RunConflict: the run was not started.
         """
-        if self._record is None:
+        record = self._record
+        if record is None:
             raise RunConflict(f"Run {self.run_id!r} was not started: there is nothing to cancel.", run_id=self.run_id)
-        await self._engine.cancel(self.run_id)
-        state = await self._state()
-        if not state.ended:
-            drive = await self._engine.end_canceled(
-                self._launch(state, self._record, {"workflow_id": self.workflow_id})
-            )
-            state = drive.state
-        return self._result(state)
+        return self._result(await self._engine.cancel(self.run_id, lambda state: self._recovered(state, record)))
 
     async def restart(self) -> "Run[In_contra, Out_co]":
         """Take over a run whose process died, and go on with it here. Completed steps are not run again.
@@ -284,10 +284,7 @@ class Run(Generic[In_contra, Out_co]):
                 run_id=self.run_id,
             )
         self._definition.check_plan(record.plan)
-        launch = self._launch(state, record, {"workflow_id": self.workflow_id, "recovered": True})
-        messages = await self._engine.store.messages(self.run_id)
-        launch.inbox = [each for each in messages if each.id not in state.consumed]
-        await self._engine.start(launch)
+        await self._engine.start(self._recovered(state, record))
         return self
 
     async def result_of_stretch(self, drive: Drive) -> WorkflowResult[Out_co]:
@@ -367,8 +364,6 @@ class Run(Generic[In_contra, Out_co]):
                 self._definition.check_plan(record.plan)
                 resumed = Resumed(path=path, data=answer)
                 launch = self._launch(state, record, {"workflow_id": self.workflow_id, "resumed": resumed})
-                messages = await self._engine.store.messages(self.run_id)
-                launch.inbox = [each for each in messages if each.id not in state.consumed]
                 launch.resumed_by = ambient_link()
                 return await self._engine.start(launch)
         finally:
@@ -378,6 +373,9 @@ class Run(Generic[In_contra, Out_co]):
         announced = state.announced or state.last_at - state.started_at > ANNOUNCE_AFTER * 1e9
         root = reopen_run(self.run_id, record.trace, announced=announced, steps_run=state.steps_run)
         return Launch(record, self._definition, root, state, start, self._deps)
+
+    def _recovered(self, state: RunState, record: RunRecord) -> Launch:
+        return self._launch(state, record, {"workflow_id": self.workflow_id, "recovered": True})
 
     def _stream_of(self, drive: Drive) -> RunStream[Out_co]:
         feed = drive.journal.feed

@@ -30,9 +30,13 @@ class Runtime:
     """Create runs on a store, and find them again.
 
     Use it as ``async with Runtime(store=..., workflows=[...]) as runtime``. Inside the block a runtime on a durable
-    store shows signs of life for its runs, and takes over those whose process died. At the end of the block runs that
-    still execute are canceled where the store is memory; of others the lease is given back, so that any runtime can
-    go on with them at once.
+    store takes over runs whose process died. At the end of the block runs that still execute are canceled where the
+    store is memory; of others the lease is given back, so that any runtime can go on with them at once.
+
+    Without the block all calls work too, and while a run executes here, the runtime shows signs of life for it and
+    brings it what other processes send, as within the block. It takes over nothing by itself: call ``recover``. In the
+    end call ``aclose``; else runs that still execute count as alive until their lease is over, and the store stays
+    open.
 
     Args:
         store: where journals live; by default this process's memory.
@@ -129,13 +133,12 @@ class Runtime:
             return None
 
     async def _keep(self, lease: Lease) -> None:
-        """Show signs of life, and look for runs without one, as long as the runtime is open."""
+        """Look for runs without a sign of life, as long as the runtime is open."""
         while True:
             try:
-                await self._engine.keep_alive()
                 await self.recover()
-            except SpanflowError as error:  # the store is away for a while; leases outlive a few missed signs
-                _log.warning("The store could not be reached to renew leases: %s", error)
+            except SpanflowError as error:  # the store is away for a while
+                _log.warning("The store could not be reached to look for runs whose process died: %s", error)
             await asyncio.sleep(lease.seconds / 3)
 
     async def create_run(

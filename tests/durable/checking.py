@@ -79,7 +79,7 @@ class Outcome:
         if self.state.status != "success" or self.state.result != RESULT:
             yield f"the run is {self.state.status} with {self.state.result!r}, {self.state.error}"
             return
-        yield from self._problems_of_spans()
+        yield from self.problems_of_spans()
         known = [{entry.span_id for entry in journal if _ends_a_span(entry)} for journal in deaths]
         for span_id in self.doubled:
             copies = [span for span in self.spans if span.span_id == span_id]
@@ -90,7 +90,7 @@ class Outcome:
         if expected is not None and self.shape != expected.shape:
             yield f"the tree differs:\n{draw(self.shape)}\ninstead of\n{draw(expected.shape)}"
 
-    def _problems_of_spans(self) -> Iterator[str]:
+    def problems_of_spans(self) -> Iterator[str]:
         known = {span.span_id for span in self.spans}
         if len({span.trace_id for span in self.spans}) != 1:
             yield "the spans belong to several traces"

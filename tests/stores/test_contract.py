@@ -558,6 +558,29 @@ class TestMessages:
 
         assert not await store.messages("r1")
 
+    async def test_an_owner_learns_how_many_messages_each_of_its_runs_has(self, open_store: Open) -> None:
+        store, sender = open_store(), open_store()
+        for run_id, owner in (("r1", "me"), ("r2", "me"), ("r3", "me"), ("r4", "other")):
+            await created(store, run_id, owner=owner, lease_until=100)
+        await created(store, "r5")
+        for run_id in ("r1", "r2", "r1", "r4", "r5"):
+            await sender.post(run_id, Message(id="m", name="news"))
+
+        assert await store.posted("me") == {"r1": 2, "r2": 1}
+        assert await store.posted("other") == {"r4": 1}
+        assert await store.posted("nobody") == {}
+
+    async def test_a_run_that_its_owner_lost_or_ended_or_that_is_gone_counts_no_more(self, store: Store) -> None:
+        for run_id in ("lost", "ended", "gone", "kept"):
+            await created(store, run_id, owner="me", lease_until=100)
+            await store.post(run_id, Message(id="m", name="news"))
+
+        assert await store.claim("lost", "other", now=101, lease_until=200)
+        await appended(store, 1, finish(), run_id="ended")
+        await store.delete("gone")
+
+        assert await store.posted("me") == {"kept": 1}
+
 
 UNKNOWN: list[Callable[[Store], Awaitable[object]]] = [
     lambda store: store.load("gone"),

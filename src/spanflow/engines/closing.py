@@ -1,4 +1,4 @@
-"""Close what a run leaves open when it ends while a step still waits: no orphan span, no step without a result."""
+"""Close what a run leaves open when it ends while steps still wait: no orphan span, no step without a result."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -6,11 +6,13 @@ from typing import Any, Protocol
 from spanflow.errors import ProcessLost
 from spanflow.events import Entry, StepError, StepFinish, StepResultEvent, StepRetry, ToolResultEvent
 from spanflow.journal import Journal
-from spanflow.plan import ForeachNode, Plan, WorkflowNode, arm_at, node_at
+from spanflow.plan import ForeachNode, Plan, SleepNode, WaitNode, WorkflowNode, arm_at, node_at
 from spanflow.state import PROCESS_LOST, RunState, StepResult, parent_path
 from spanflow.tracing import names
 from spanflow.tracing.roots import RootScope
 from spanflow.tracing.spans import Scope
+
+_OPEN = ("suspended", "running", "waiting")  # statuses of steps that have no result yet
 
 
 class Ending(Protocol):
@@ -32,7 +34,7 @@ def close_open(run: Ending, at: int, under: Sequence[str] = ("",)) -> None:
         [
             step
             for step in run.state.steps.values()
-            if step.status in ("suspended", "running")
+            if step.status in _OPEN
             and any(not path or step.path == path or _encloses(path, step.path) for path in under)
         ],
     )
@@ -41,27 +43,47 @@ def close_open(run: Ending, at: int, under: Sequence[str] = ("",)) -> None:
 def close_inside(run: Ending, at: int, frame: str) -> None:
     """End what still waits inside a frame that is about to end."""
     steps = run.state.steps.values()
-    _close(run, at, [each for each in steps if each.status in ("suspended", "running") and _encloses(frame, each.path)])
+    _close(run, at, [each for each in steps if each.status in _OPEN and _encloses(frame, each.path)])
 
 
 def _close(run: Ending, at: int, left: Sequence[StepResult]) -> None:
     for step in sorted(left, key=lambda step: len(step.path), reverse=True):
         if step.status == "suspended" and step.suspended_at is not None:
+            _end_suspension(run, step, step.suspended_at, at)
+        elif step.status == "waiting":
             _end_wait(run, step, at)
         else:
             _end_frame(run, step, at)
 
 
-def _end_wait(run: Ending, step: StepResult, at: int) -> None:
-    attributes = {
-        names.STEP_ID: step.id,
-        names.STEP_PATH: step.path,
-        names.WAIT_REASON: "suspension",
-        names.STEP_STATUS: "canceled",
-    }
-    number = len(step.answers) + 1
+def _end_suspension(run: Ending, step: StepResult, since: int, at: int) -> None:
+    attributes = {names.STEP_ID: step.id, names.STEP_PATH: step.path, names.WAIT_REASON: "suspension"}
+    number, end = len(step.answers), step.resumed_at
+    if step.path in run.state.waiting or end is None:
+        attributes[names.STEP_STATUS] = "canceled"
+        number, end = number + 1, at
     scope = _around(run, step.path)
-    span_id = scope.interval(f"wait {step.id}", f"{step.path}/wait", number, attributes, step.suspended_at or at, at)
+    span_id = scope.interval(f"wait {step.id}", f"{step.path}/wait", number, attributes, since, end)
+    _record(run, step, span_id, at)
+
+
+def _end_wait(run: Ending, step: StepResult, at: int) -> None:
+    """End a sleep, a wait for an event, or a step between two attempts, where no process is left that waits."""
+    scope, node, path = _around(run, step.path), node_at(run.plan, step.path), step.path
+    attributes = {names.STEP_ID: step.id, names.STEP_PATH: path, names.STEP_STATUS: "canceled"}
+    match node:
+        case SleepNode():
+            attributes[names.WAIT_REASON] = "sleep"
+            span_id = scope.interval("sleep", path, 1, attributes, step.started_at, at)
+        case WaitNode():
+            attributes |= {names.WAIT_REASON: "event", names.EVENT_NAME: node.event}
+            span_id = scope.interval(f"wait {step.id}", path, 1, attributes, step.started_at, at)
+        case _ if step.until is not None:
+            attributes[names.WAIT_REASON] = "retry"
+            since = step.ended_at or at
+            span_id = scope.interval(f"wait {step.id}", f"{path}/retry", step.attempt, attributes, since, at)
+        case _:  # its attempt was lost with its process, and has its span
+            span_id = scope.span_id_of(path, step.attempt)
     _record(run, step, span_id, at)
 
 

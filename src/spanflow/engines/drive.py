@@ -23,7 +23,7 @@ from spanflow.interpret import Bailed, Canceled, Failed, Outcome, Suspended, Val
 from spanflow.journal import Journal
 from spanflow.lease import Lease
 from spanflow.plan import Plan
-from spanflow.ports import Message, RunRecord, Store
+from spanflow.ports import CANCEL, Message, RunRecord, Store
 from spanflow.schema import Schema
 from spanflow.state import RunState
 from spanflow.tracing import metrics, names
@@ -72,7 +72,7 @@ class Drive:
         if self.stores_json:
             self.journal.settle_before_append(self._settles())
         self.error: SpanflowError | None = None
-        self.inbox = launch.inbox
+        self._inbox = {message.id: message for message in launch.inbox}
         self._arrived: asyncio.Event | None = None
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
@@ -217,16 +217,19 @@ class Drive:
         return self._arrived
 
     def post(self, message: Message) -> None:
-        self.inbox.append(message)
-        self.arrived.set()
+        """Take a message in: once, however often and from wherever it comes."""
+        if message.id in self._inbox or message.id in self.state.consumed:
+            return
+        self._inbox[message.id] = message
+        if message.name != CANCEL:
+            self.arrived.set()
+        elif not self._canceled:
+            self.cancel()
 
     def take(self, name: str) -> Message | None:
         """Take the oldest message of this name out of the inbox."""
-        for message in self.inbox:
-            if message.name == name:
-                self.inbox.remove(message)
-                return message
-        return None
+        found = next((message for message in self._inbox.values() if message.name == name), None)
+        return None if found is None else self._inbox.pop(found.id)
 
     def resumed_by(self, path: str) -> Sequence[Link]:
         """Return links to whoever resumed this stretch, for the step at ``path``."""
@@ -323,7 +326,7 @@ class Drive:
         if status == "suspended":
             root.announce()
         else:
-            if self.state.unfinished:
+            if self.state.unfinished or self.state.stretch > 1:  # an earlier stretch may have left more open than that
                 close_open(self, at)
             self._capture(value if status == "success" else None)
             error = outcome.exception if isinstance(outcome, Failed) else None

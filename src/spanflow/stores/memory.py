@@ -1,6 +1,6 @@
 """Journals in this process's memory: for tests, and for runs that need not outlive it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from spanflow.errors import RunConflict, RunNotFound
@@ -91,6 +91,11 @@ class MemoryStore:
 
     async def messages(self, run_id: str) -> Sequence[Message]:
         return tuple(self._kept(run_id).messages)
+
+    async def posted(self, owner: str) -> Mapping[str, int]:
+        return {
+            run_id: len(kept.messages) for run_id, kept in self._runs.items() if kept.messages and kept.owner == owner
+        }
 
     async def delete(self, run_id: str) -> None:
         self._kept(run_id)

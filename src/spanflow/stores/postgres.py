@@ -1,7 +1,7 @@
 """Journals in a PostgreSQL database: the store for runs that any of many machines may continue. Needs ``psycopg``."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any, LiteralString
 
@@ -56,6 +56,10 @@ _READ: LiteralString = """
 """
 _POST: LiteralString = """
     INSERT INTO {schema}.messages (run, body) SELECT number, %(body)s FROM {schema}.runs WHERE run_id = %(run_id)s
+"""
+_POSTED: LiteralString = """
+    SELECT run_id, count(*) FROM {schema}.runs JOIN {schema}.messages ON run = runs.number
+    WHERE owner = %s GROUP BY runs.number
 """
 _FIND: LiteralString = """
     SELECT run_id, workflow_id, status, trace_id, metadata, created_at, ended_at, wake_at, owner, number
@@ -320,6 +324,9 @@ class PostgresStore:
             return await (await connection.execute(statement, (number,))).fetchall()
 
         return [decode_message(body) for (body,) in await self._database.do(work)]
+
+    async def posted(self, owner: str) -> Mapping[str, int]:
+        return dict(await self._all(_POSTED, owner))
 
     async def aclose(self) -> None:
         """Close the connections. The store may be used again: it then opens them anew."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,9 @@ _READ = """
     SELECT id, body FROM batches
     WHERE id <= ?2 AND id >= coalesce((SELECT max(id) FROM batches WHERE id >= ?1 AND id <= ?3), ?1)
     ORDER BY id
+"""
+_POSTED = """
+    SELECT run_id, count(*) FROM runs JOIN messages ON run = runs.number WHERE owner = ? GROUP BY runs.number
 """
 _FOUND = """
     SELECT run_id, workflow_id, status, trace_id, metadata, created_at, ended_at, wake_at, owner, number FROM runs
@@ -300,6 +303,12 @@ class SQLiteStore:
             (number,) = self._header(connection, run_id, "number")
             found = connection.execute("SELECT body FROM messages WHERE run = ? ORDER BY number", (number,))
             return [decode_message(body) for (body,) in found]
+
+        return await self._file.do(work)
+
+    async def posted(self, owner: str) -> Mapping[str, int]:
+        def work(connection: "sqlite3.Connection") -> Mapping[str, int]:
+            return dict(connection.execute(_POSTED, (owner,)).fetchall())
 
         return await self._file.do(work)
 

@@ -1,0 +1,251 @@
+"""A run is canceled, or told of an event, by another process than the one that executes it, or did until it died."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from spanflow import Retry, RunConflict, Runtime, SQLiteStore, StepContext, Workflow, step
+from spanflow.events import Finish, StepRetry, StepSuspended, StepWaiting
+from spanflow.ports import CANCEL, Message, RunQuery
+from spanflow.state import RunState
+from tests.durable.checking import Outcome, outcome_of
+from tests.durable.program import OPTIONS, Approval, Deps, Order, die, finish, launch, mark, runtime_of
+from tests.durable.test_takeover import holding, report, reports, start_holding, take_over, wait_for_lines
+
+LEASE = 0.5
+
+# A run that dies with something of each kind open.
+
+
+@step
+async def ask(value: int, ctx: StepContext[Deps]) -> str:
+    mark(ctx)
+    return (await ctx.suspend({"value": value}, resume=Approval)).by
+
+
+@step(retry=Retry(max_attempts=2, delay=3600))
+async def busy(value: int, ctx: StepContext[Deps]) -> int:
+    mark(ctx)
+    raise ConnectionError("busy")
+
+
+@step
+async def doom(value: int, ctx: StepContext[Deps]) -> int:
+    """Kill the process once all others wait."""
+    mark(ctx)
+    kinds: Sequence[type] = ()
+    while not ({StepRetry, StepSuspended} <= set(kinds) and list(kinds).count(StepWaiting) == 2):
+        await asyncio.sleep(0.005)
+        kinds = [entry.kind for entry in await ctx.deps.store.read(ctx.run_id)]
+    die()
+    return value
+
+
+asking = Workflow("asking", input=int).then(ask)
+listening = Workflow("listening", input=int).wait_for_event("news", payload=int)
+doomed = Workflow("doomed", input=list[int]).parallel(
+    Workflow("asks", input=list[int]).foreach(asking),
+    Workflow("retries", input=list[int]).foreach(busy, concurrency=2),
+    Workflow("sleeps", input=list[int]).sleep(3600),
+    Workflow("listens", input=list[int]).map(len).then(listening),
+    Workflow("dies", input=list[int]).map(len).then(doom),
+)
+
+
+async def start_doomed(order: Order) -> None:
+    runtime, _ = runtime_of(order, doomed)
+    async with runtime:
+        await (await runtime.create_run(doomed, run_id=order.run_id)).start([7], tracing_options=OPTIONS)
+
+
+async def start_listening(order: Order) -> None:
+    runtime, _ = runtime_of(order, listening)
+    async with runtime:
+        await report(order, (await runtime.create_run(listening, run_id=order.run_id)).start(1))
+
+
+async def cancel_doomed(order: Order) -> None:
+    """Cancel a run whose process is dead, with the spans of this one going to the file."""
+    runtime, _ = runtime_of(order, doomed)
+    await (await runtime.get_run(order.run_id)).cancel()
+    await runtime.aclose()
+
+
+async def cancel_holding(order: Order) -> None:
+    runtime, _ = runtime_of(order, holding)
+    await report(order, (await runtime.get_run(order.run_id)).cancel())
+    await runtime.aclose()
+
+
+def runtime_without_deps(order: Order, workflow: Workflow[int, int] = holding) -> Runtime:
+    """Return a runtime that knows the run's workflow, but has nothing that its steps need."""
+    return Runtime(SQLiteStore(order.store), workflows=[workflow])
+
+
+async def held(order: Order, count: int = 1) -> None:
+    """Return when ``hold`` has begun for the so manieth time."""
+    await asyncio.to_thread(wait_for_lines, order.folder / "held.jsonl", count)
+
+
+async def test_a_run_in_another_process_is_canceled_at_once(tmp_path: Path) -> None:
+    order = Order(tmp_path, lease=60.0)
+    owner = launch(start_holding, order)
+    await held(order)
+    runtime = runtime_without_deps(order)
+    began = time.monotonic()
+    result = await (await runtime.get_run(order.run_id)).cancel()
+    took = time.monotonic() - began
+    await runtime.aclose()
+
+    assert await asyncio.to_thread(finish, owner) == 0
+    assert (result.status, result.steps["hold"].status) == ("canceled", "canceled")
+    assert took < 5, "a quarter of a second, on a machine that has nothing else to do"
+    outcome = await asyncio.to_thread(outcome_of, order)
+    assert (outcome.lost, outcome.doubled) == ([], {})
+    assert [entry.kind for entry in outcome.entries].count(Finish) == 1
+    assert (await asyncio.to_thread(reports, order))[0]["result"] is None
+
+
+async def test_an_event_reaches_a_run_in_another_process(tmp_path: Path) -> None:
+    order = Order(tmp_path, lease=60.0)
+    owner = launch(start_listening, order)
+    runtime = runtime_without_deps(order, listening)
+    store = SQLiteStore(order.store)
+    async with asyncio.timeout(20):
+        while not await store.find(RunQuery()):  # noqa: ASYNC110  # until it is there
+            await asyncio.sleep(0.005)
+    run = await runtime.get_run(order.run_id)
+    await run.send_event("news", 21)
+
+    assert await asyncio.to_thread(finish, owner) == 0
+    assert (await asyncio.to_thread(reports, order))[0]["result"] == 21
+    with pytest.raises(RunConflict, match="is over"):
+        await run.send_event("news", 22)
+    await runtime.aclose()
+
+
+async def test_a_run_whose_process_dies_while_it_is_told_to_cancel_is_ended_by_who_told_it(tmp_path: Path) -> None:
+    order = Order(tmp_path, lease=LEASE)
+    owner = launch(start_holding, order)
+    await held(order)
+    assert owner.pid is not None
+    os.kill(owner.pid, signal.SIGSTOP)  # it can hear nothing
+    runtime = runtime_without_deps(order)
+    canceling = asyncio.create_task((await runtime.get_run(order.run_id)).cancel())
+    store = SQLiteStore(order.store)
+    while not await store.messages(order.run_id):  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
+    os.kill(owner.pid, signal.SIGKILL)
+    async with asyncio.timeout(20):
+        result = await canceling
+    await runtime.aclose()
+
+    assert await asyncio.to_thread(finish, owner) == -signal.SIGKILL
+    assert (result.status, result.steps["hold"].status) == ("canceled", "canceled")
+    outcome = await asyncio.to_thread(outcome_of, order)
+    assert (outcome.lost, outcome.marks[-1]) == (["hold"], ("r-1/hold", 1))
+
+
+def test_an_owner_that_was_paused_while_its_run_was_canceled_writes_nothing_and_stops(tmp_path: Path) -> None:
+    order = Order(tmp_path, lease=LEASE)
+    owner = launch(start_holding, order)
+    wait_for_lines(order.folder / "held.jsonl", 1)
+    assert owner.pid is not None
+    os.kill(owner.pid, signal.SIGSTOP)
+    canceling = launch(cancel_holding, order)
+    assert finish(canceling) == 0
+    as_it_was = outcome_of(order)
+    os.kill(owner.pid, signal.SIGCONT)
+    assert finish(owner) == 0
+
+    outcome = outcome_of(order)
+    assert outcome.state.status == "canceled"
+    assert len(outcome.entries) == len(as_it_was.entries)
+    canceler, paused = reports(order)
+    assert (canceler["process"], canceler["result"]) == (canceling.pid, None)
+    assert (paused["process"], paused["error"] in ("RunConflict", "RunInterrupted")) == (owner.pid, True)
+    assert outcome.doubled == {}
+
+
+def test_a_run_that_was_told_to_cancel_and_then_died_is_not_run_on_by_who_takes_it_over(tmp_path: Path) -> None:
+    order = Order(tmp_path, kill="in hold", lease=LEASE)
+    assert finish(launch(start_holding, order)) == -signal.SIGKILL
+    asyncio.run(tell_to_cancel(order))
+    (tmp_path / "go").touch()
+    heir = launch(take_over, replace(order, kill=None))
+    state = ended(order)
+    heir.terminate()
+    heir.join()
+
+    assert (state.status, state.stretch) == ("canceled", 2)
+    assert outcome_of(order).marks == (("r-1/first", 1), ("r-1/hold", 1))
+
+
+async def tell_to_cancel(order: Order) -> None:
+    """Do what a canceler did that died just then."""
+    store = SQLiteStore(order.store)
+    await store.post(order.run_id, Message(id="stop", name=CANCEL))
+    await store.aclose()
+
+
+def ended(order: Order) -> RunState:
+    """Return the state of a run once it has ended."""
+    deadline = time.monotonic() + 20
+    while not (state := outcome_of(order).state).ended:
+        assert time.monotonic() < deadline, state.status
+        time.sleep(0.01)
+    return state
+
+
+@pytest.fixture(scope="module")
+def canceled(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """A run that was canceled after its process had died with all kinds of waits open."""
+    order = Order(tmp_path_factory.mktemp("doomed"), lease=LEASE)
+    assert finish(launch(start_doomed, order)) == -signal.SIGKILL
+    began = time.monotonic()
+    assert finish(launch(cancel_doomed, order)) == 0, order.errors.read_text()
+    assert time.monotonic() - began < 10
+    return outcome_of(order)
+
+
+def test_all_that_a_dead_process_left_open_is_canceled(canceled: Outcome) -> None:
+    assert canceled.state.status == "canceled"
+    left = (
+        *("asks", "asks/asking", "asks/asking[0]", "asks/asking[0]/ask"),
+        *("retries", "retries/busy", "retries/busy[0]"),
+        *("sleeps", "sleeps/sleep"),
+        *("listens", "listens/listening", "listens/listening/news"),
+        *("dies", "dies/doom"),
+    )
+    statuses = {path: step.status for path, step in canceled.state.steps.items() if step.status != "success"}
+    assert statuses == dict.fromkeys(left, "canceled")
+    assert canceled.lost == ["dies/doom"]
+
+
+def test_all_that_a_dead_process_left_open_is_in_the_trace_once(canceled: Outcome) -> None:
+    assert list(canceled.problems_of_spans()) == []
+    assert canceled.doubled == {}
+    spans = {(span.name, span.attributes.get("spanflow.step.status")) for span in canceled.spans}
+    assert spans >= {
+        ("sleep", "canceled"),
+        ("wait news", "canceled"),
+        ("wait busy", "canceled"),
+        ("wait ask", "canceled"),
+        ("foreach asking", "canceled"),
+        ("foreach busy", "canceled"),
+        ("invoke_workflow listening", "canceled"),
+    }
+
+
+def test_the_steps_of_a_canceled_run_are_not_run_again(canceled: Outcome) -> None:
+    assert sorted(canceled.marks) == [
+        ("r-1/asks/asking[0]/ask", 1),
+        ("r-1/dies/doom", 1),
+        ("r-1/retries/busy[0]", 1),
+    ]
