@@ -105,7 +105,7 @@ def _end_frame(run: Ending, step: StepResult, at: int) -> None:
 def close_lost(run: Ending, lost_at: int, at: int) -> None:
     """Close the tool calls and attempts of a process that died, so that what they exported has its parent.
 
-    They end as errors of type ``spanflow.process_lost``, at ``lost_at``, the last moment that the journal knows of.
+    They end as errors of type ``spanflow.process_lost``, at ``lost_at``: right after the last that the journal has.
     """
     for call_id, entry in list(run.state.open_calls.items()):
         _lose_call(run, call_id, entry, lost_at, at)

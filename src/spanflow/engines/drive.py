@@ -133,7 +133,8 @@ class Drive:
 
     async def begin(self) -> None:
         """Record the start. Raises RunConflict where somebody else did."""
-        launch, at, lost_at = self._launch, self.clock.time_ns(), self.state.last_at
+        launch, at = self._launch, self.clock.time_ns()
+        lost_at = self.state.last_at + 1  # ns: to have begun last and not at all is a "negative duration" for Jaeger
         self.first_seq = self.state.seq + 1
         if self.state.seq == 0:
             at = launch.record.created_at

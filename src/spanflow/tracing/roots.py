@@ -37,11 +37,17 @@ class RootScope(Scope):
         return self.record.trace_id
 
     def announce(self) -> None:
-        """Make the run visible before it ends: a zero-length child that carries the root's attributes. Once."""
+        """Make the run visible before it ends: a child without length that carries the root's attributes. Once.
+
+        It does not wait for its batch to fill: somebody may be looking for the run right now.
+        """
         if not self.announced:
             self.announced = True
-            at = self.record.started_at
-            self.interval(names.RUN_STARTED, names.RUN_STARTED, 0, self.record.attributes, at, at)
+            at = self.record.started_at  # and 1 ns on: no length at all is a "negative duration" for Jaeger
+            self.interval(names.RUN_STARTED, names.RUN_STARTED, 0, self.record.attributes, at, at + 1)
+            source = current_source()
+            if source is not None:
+                source.export_soon()
 
     def finish(self, at: int, status: str, error: BaseException | None, *, record: bool) -> None:
         """End the root, making it again first where this process did not start it."""

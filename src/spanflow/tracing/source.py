@@ -7,13 +7,14 @@ from opentelemetry.trace import Tracer, TracerProvider
 
 from spanflow.tracing import metrics, names
 from spanflow.tracing.children import child_starter
+from spanflow.tracing.flushing import Flusher
 from spanflow.tracing.ids import adopt, follows_parent
 
 
 class Source:
     """A tracer provider as a run needs it. Getting a tracer anew costs more than a span, so it is kept."""
 
-    __slots__ = ("_blocks_for", "_ends_inline", "pins", "provider", "start_child", "tracer")
+    __slots__ = ("_blocks_for", "_ends_inline", "_flusher", "pins", "provider", "start_child", "tracer")
 
     def __init__(self, provider: TracerProvider, tracer: Tracer) -> None:
         self.provider = provider
@@ -23,6 +24,11 @@ class Source:
         self.pins = adopt(tracer)
         self._blocks_for: object = self
         self._ends_inline = False
+        self._flusher = Flusher(provider)
+
+    def export_soon(self) -> None:
+        """Have what has ended exported without waiting for the rest of its batch. Returns at once."""
+        self._flusher.flush_soon()
 
     @property
     def ends_inline(self) -> bool:
