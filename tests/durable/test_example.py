@@ -5,7 +5,8 @@ import re
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "durable_approval.py"
@@ -15,16 +16,17 @@ TREE = re.compile(r"^invoke_workflow .*(?:\n.+)*", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Command:
-    """The example, on a folder."""
+    """The example, on a folder; ``variables`` may say where its spans go."""
 
     folder: Path
+    variables: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def line(self, *arguments: str) -> list[str]:
         return [sys.executable, "-W", "error", str(EXAMPLE), "--folder", str(self.folder), *arguments]
 
     def environment(self) -> dict[str, str]:
         kept = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}
-        return {**kept, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
+        return {**kept, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", **self.variables}
 
     def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -7,7 +7,8 @@ import pytest
 
 from spanflow import MemoryStore, SQLiteStore
 from spanflow.ports import Store
-from tests.stores.postgres import Postgres, given
+from tests.given import given
+from tests.stores.postgres import Postgres
 
 Open = Callable[[], Store]
 """Gives another handle on the same runs: what a second process would hold."""

@@ -1,7 +1,6 @@
 """The PostgreSQL that tests run on, and ways to lose the connection to it."""
 
 import asyncio
-import os
 import shlex
 from collections.abc import Awaitable, Callable
 from types import TracebackType
@@ -9,20 +8,10 @@ from typing import Any, LiteralString, Self
 from uuid import uuid4
 
 import psycopg
-import pytest
 from psycopg import conninfo, sql
 
 from spanflow.stores.postgres import PostgresStore
-
-
-def given(variable: str, what: str) -> str:
-    """What the environment gives to tests. Without it they are skipped; where all must run, they fail."""
-    value = os.environ.get(variable)
-    if value is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{variable} is not set, and the checks must not go without it: {what}")
-        pytest.skip(f"{variable} is not set: {what}")
-    return value
+from tests.given import given
 
 
 class Postgres:
