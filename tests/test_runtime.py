@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from spanflow import InvalidInput, RunNotFound, Runtime, SQLiteStore, TracingOptions, Workflow, step
+from spanflow import InvalidInput, RunNotFound, Runtime, SQLiteStore, StepContext, TracingOptions, Workflow, step
+from spanflow.testing import Traces
 
 
 @step
@@ -56,6 +57,42 @@ async def test_runs_are_deleted_one_by_one_and_by_age(runtime: Runtime) -> None:
         assert await runtime.delete_ended(before=datetime.now(UTC) - timedelta(days=1)) == 0
         assert await runtime.delete_ended(before=datetime.now(UTC) + timedelta(days=1)) == 2
         assert await runtime.find_runs() == []
+
+
+async def test_a_run_is_canceled_by_a_runtime_that_does_not_know_its_workflow(
+    tmp_path: Path, traces: Traces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "true")
+
+    @step
+    async def ask(value: int, ctx: StepContext) -> int:
+        return await ctx.suspend({"more than": value}, resume=int)
+
+    async with Runtime(SQLiteStore(tmp_path / "runs.db")) as runtime:
+        run = await runtime.create_run(Workflow("asking", input=int).then(ask), run_id="r")
+        await run.start(1)
+    async with Runtime(SQLiteStore(tmp_path / "runs.db"), workflows=[twice]) as runtime:
+        result = await runtime.cancel_run("r")
+        again = await runtime.cancel_run("r")
+        found = await runtime.find_runs(status="canceled")
+        with pytest.raises(RunNotFound):
+            await runtime.cancel_run("nowhere")
+
+    assert (result.status, result.result, again.status) == ("canceled", None, "canceled")
+    assert [each.run_id for each in found] == ["r"]
+    traces.assert_complete()
+    root = traces.one("invoke_workflow asking")
+    assert root.attributes is not None
+    assert root.attributes["spanflow.run.status"] == "canceled"
+    assert "spanflow.run.input" not in root.attributes, "what of it is to be redacted is unknown here"
+
+
+async def test_a_runtime_that_knows_the_workflow_cancels_with_its_result_type(runtime: Runtime) -> None:
+    async with runtime:
+        run = await runtime.create_run(twice, run_id="r")
+        await run.start(2)
+
+        assert (await runtime.cancel_run("r")).unwrap() == 4
 
 
 async def test_an_observer_in_another_runtime_sees_the_values_and_not_only_where_they_are_stored(

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
@@ -16,7 +17,9 @@ from spanflow.errors import DefinitionError, InvalidInput, RunConflict, Spanflow
 from spanflow.events import RunStatus
 from spanflow.lease import Lease, checked_lease
 from spanflow.ports import FoundRun, RunQuery, Store
+from spanflow.result import WorkflowResult
 from spanflow.run import Run, new_run
+from spanflow.schema import Schema
 from spanflow.stores.memory import MemoryStore
 from spanflow.workflow import Workflow
 
@@ -220,6 +223,22 @@ class Runtime:
             after=None if after is None else after.cursor,
         )
         return await self._store.find(query)
+
+    async def cancel_run(self, run_id: str) -> WorkflowResult[Any]:
+        """Cancel a run of this store, also one whose workflow is not among those of this runtime.
+
+        As ``run.cancel()``, but what such a run was given is not recorded on its root span: only its workflow knows
+        what of that is to be redacted.
+
+        Raises:
+            RunNotFound: the store has no such run.
+        """
+        record = await self._store.load(run_id)
+        definition = self._definitions.get(record.workflow_id)
+        if definition is None:
+            definition = Definition(record.plan, Schema(Any), Any)
+            record = replace(record, trace=replace(record.trace, hide_input=True, hide_output=True))
+        return await Run(definition, self._engine, run_id=run_id, record=record).cancel()
 
     async def delete_run(self, run_id: str) -> None:
         """Forget a run and all that belongs to it.

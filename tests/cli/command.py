@@ -5,7 +5,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 from spanflow import Runtime, SQLiteStore, TracingOptions, WorkflowResult
 from spanflow.ports import Store
 from spanflow.testing import FakeClock, capture_traces
+from tests.cli import shop
 from tests.cli.shop import Refund, crawl, nap, refunds
 
 ROOT = Path(__file__).parent.parent.parent
@@ -118,3 +120,29 @@ async def a_nap(database: Path) -> WorkflowResult[Any] | None:
         run = await runtime.create_run(nap, run_id="r-nap")
         await run.stream(1)
     return None
+
+
+# --- runs in progress, in another process
+
+
+@contextmanager
+def elsewhere(spanflow: Spanflow, run_id: str, file: Path) -> Generator[subprocess.Popen[str]]:
+    """A process that executes a run, until the file is there."""
+    line = [sys.executable, str(shop.__file__), str(spanflow.database), run_id, str(file)]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=spanflow.environment()) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "started\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def read_until(process: subprocess.Popen[str], text: str) -> list[str]:
+    assert process.stdout is not None
+    read: list[str] = []
+    for line in process.stdout:
+        read.append(line)
+        if text in line:
+            return read
+    raise AssertionError(f"{text!r} did not come: {read}")

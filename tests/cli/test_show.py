@@ -3,16 +3,11 @@
 import re
 import signal
 import subprocess
-import sys
-from collections.abc import Generator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from spanflow import RunState
 from spanflow.events import Event, parse_event
-from tests.cli import shop
-from tests.cli.command import TRACES, Done, Spanflow, a_nap, without_ages
+from tests.cli.command import TRACES, Done, Spanflow, a_nap, elsewhere, read_until, without_ages
 
 SUSPENDED = """\
 run       r-3
@@ -174,29 +169,6 @@ def test_an_unknown_run_is_one_line_and_code_2(spanflow: Spanflow) -> None:
 
 
 # --- runs in progress, in another process
-
-
-@contextmanager
-def elsewhere(spanflow: Spanflow, run_id: str, file: Path) -> Generator[subprocess.Popen[str]]:
-    """A process that executes a run, until the file is there."""
-    line = [sys.executable, str(shop.__file__), str(spanflow.database), run_id, str(file)]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=spanflow.environment()) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "started\n"
-            yield process
-        finally:
-            process.kill()
-
-
-def read_until(process: subprocess.Popen[str], text: str) -> list[str]:
-    assert process.stdout is not None
-    read: list[str] = []
-    for line in process.stdout:
-        read.append(line)
-        if text in line:
-            return read
-    raise AssertionError(f"{text!r} did not come: {read}")
 
 
 def test_a_run_that_executes_elsewhere_is_followed_to_its_end(empty: Spanflow) -> None:

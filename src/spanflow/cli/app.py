@@ -8,14 +8,18 @@ from typing import Annotated, Any, NoReturn, cast
 
 import typer
 
-from spanflow.cli.options import metadata, moment, trace_id
+from spanflow.cli.execute import Answer, cancel_run, resume_run
+from spanflow.cli.options import json_value, metadata, moment, trace_id
 from spanflow.cli.runs import list_runs
 from spanflow.cli.show import show_run
 from spanflow.cli.stores import open_store
 from spanflow.cli.terminal import INTERRUPTED, REFUSED, tell
+from spanflow.cli.workflows import runtime_of
 from spanflow.errors import SpanflowError
 from spanflow.events import RunStatus
 from spanflow.ports import RunQuery
+from spanflow.runtime import Runtime
+from spanflow.tracing.setup import configure_tracing
 
 _EXITS = """\b
 Exit codes:
@@ -52,6 +56,16 @@ StoreOption = Annotated[
 ]
 SchemaOption = Annotated[
     str, typer.Option("--schema", envvar="SPANFLOW_SCHEMA", metavar="NAME", help="Schema of the tables in PostgreSQL.")
+]
+AppOption = Annotated[
+    str | None,
+    typer.Option(
+        "--app",
+        envvar="SPANFLOW_APP",
+        metavar="MODULE:NAME",
+        help="The code: package.module:name or path/to/file.py:name of a Workflow, a list of them, or a function that"
+        " is given the store and returns a Runtime.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 RunId = Annotated[str, typer.Argument(metavar="RUN_ID", help="Its id, as `spanflow runs` lists it.")]
@@ -164,3 +178,60 @@ def _show(
     except SpanflowError as error:
         _refuse(error)
     _execute(show_run(opened, run_id, events=events, follow=follow, as_json=as_json))
+
+
+@app.command("resume")
+def _resume(
+    run_id: RunId,
+    answer: Annotated[
+        str | None, typer.Argument(metavar="[ANSWER]", help="JSON, as the waiting step wants it; null if left out.")
+    ] = None,
+    step: Annotated[
+        str | None, typer.Option(metavar="PATH", help="The step that is answered, where several wait.")
+    ] = None,
+    app_name: AppOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+    schema: SchemaOption = "spanflow",
+) -> None:
+    """Answer a suspended run and execute it here, until it ends or suspends again.
+
+    A run that lost its process is taken over, where no answer is given. Spans go where the OTEL_* variables say.
+    Events are printed to stderr as they come, then the run as `show` prints it.
+
+    \b
+    Examples:
+      spanflow resume RUN_ID '{"approved": true}' --store runs.db --app shop/refunds.py:refunds
+      spanflow resume RUN_ID '"yes"' --step review/approve --store runs.db --app shop.flows:make_runtime
+    """
+    try:
+        told = Answer(json_value("ANSWER", answer), step, given=answer is not None)
+        opened = open_store(store, schema)
+        runtime = runtime_of(app_name, opened)
+        tracing = configure_tracing()
+    except SpanflowError as error:
+        _refuse(error)
+    with tracing:
+        _execute(resume_run(runtime, opened, run_id, told, as_json=as_json))
+
+
+@app.command("cancel")
+def _cancel(
+    run_id: RunId, store: StoreOption = None, as_json: JsonOption = False, schema: SchemaOption = "spanflow"
+) -> None:
+    """Cancel a run: one that executes, in whichever process, one that waits, and one that lost its process.
+
+    The workflow's code is not needed. The root span of a run that nobody executes is exported from here, to where the
+    OTEL_* variables say. Exit code 1 where the run was over already.
+
+    \b
+    Examples:
+      spanflow cancel RUN_ID --store runs.db
+    """
+    try:
+        opened = open_store(store, schema)
+        tracing = configure_tracing()
+    except SpanflowError as error:
+        _refuse(error)
+    with tracing:
+        _execute(cancel_run(Runtime(opened), opened, run_id, as_json=as_json))
