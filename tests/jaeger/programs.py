@@ -69,13 +69,6 @@ class Program:
     def kill(self) -> None:
         self._end(signal.SIGKILL)
 
-    def validate(self) -> subprocess.CompletedProcess[str]:
-        """Let the program say what it thinks of its configuration."""
-        program, *chosen = self.command
-        return subprocess.run(
-            [program, "validate", *chosen], env=self._variables(), capture_output=True, encoding="utf-8", timeout=50
-        )
-
     def is_healthy(self) -> bool:
         raise NotImplementedError
 
@@ -192,6 +185,12 @@ class Collector(Program):
     def exposition(self) -> str:
         """Return its figures as OpenMetrics, the format that has exemplars."""
         return fetch(self.prometheus, Accept="application/openmetrics-text; version=1.0.0")
+
+
+def validated(program: str, configuration: Path) -> "subprocess.CompletedProcess[str]":
+    """Let a program say what it thinks of a configuration, as it is."""
+    command = [program, "validate", f"--config=file:{configuration}"]
+    return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=50)
 
 
 def answers(url: str) -> bool:
