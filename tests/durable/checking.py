@@ -112,6 +112,10 @@ class Outcome:
         if len({span.span_id for span in self.spans if span.name == "run.started"}) > 1:
             yield "the run was announced twice"
         lost = {span.span_id: span for span in self.spans if span.lost and span.name.startswith("step ")}
+        for span in self.spans:
+            around = lost.get(span.parent_id or "")
+            if around is not None and not around.start <= span.start <= span.end <= around.end:
+                yield f"{span.name} sticks out of the lost attempt around it"
         lost_attempts = sorted(str(span.attributes["spanflow.step.path"]) for span in lost.values())
         if lost_attempts != sorted(self.lost):
             yield f"the journal has lost {sorted(self.lost)}, the spans have {lost_attempts}"

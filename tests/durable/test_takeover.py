@@ -141,7 +141,9 @@ def test_of_two_processes_that_race_for_a_dead_run_exactly_one_takes_it(tmp_path
     assert len(read_lines(tmp_path / "held.jsonl")) == len(held) == 1
     outcome = outcome_of(order)
     assert (outcome.state.result, outcome.lost, outcome.doubled) == (4, ["hold"], {})
-    assert len([entry for entry in outcome.entries if entry.kind is Start]) == 2
+    _, taken_over = [entry for entry in outcome.entries if entry.kind is Start]
+    (lost,) = [span for span in outcome.spans if span.lost]
+    assert lost.end == taken_over.timestamp, "the time in which nobody was there has no name"
     assert outcome.marks == (("r-1/first", 1), ("r-1/hold", 1), ("r-1/hold", 2), ("r-1/last", 1))
 
 

@@ -17,7 +17,7 @@ from spanflow.events import (
     ToolResultEvent,
 )
 from spanflow.plan import ForeachNode, Plan, WorkflowNode, arm_at, node_at
-from spanflow.state import PROCESS_LOST, parent_path
+from spanflow.state import parent_path
 from spanflow.tracing import names
 from spanflow.tracing.drawing import DrawnSpan
 from spanflow.tracing.tree import render
@@ -57,8 +57,6 @@ class _History:
         self._calls: dict[str, tuple[str, DrawnSpan]] = {}
         self._children: dict[str, list[str]] = {}
         self._is_suspended = False
-        self._last_at = 0
-        self._lost_at = 0
 
     def apply(self, entry: Entry) -> None:
         kind, path, at, payload = entry.kind, entry.path, entry.timestamp, entry.payload
@@ -82,7 +80,6 @@ class _History:
             self._tool_result(at, payload)
         elif kind is Finish:
             self._finish(at, payload)
-        self._last_at = at
 
     def stop(self, now: int) -> None:
         """End what is open where it stands."""
@@ -95,7 +92,7 @@ class _History:
     # --- events
 
     def _start(self, payload: Mapping[str, Any], at: int) -> None:
-        self._lost_at, self._is_suspended = self._last_at, False
+        self._is_suspended = False
         if "" not in self._open:
             self._open[""] = self._add(f"invoke_workflow {payload['workflow_id']}", None, at, {})
         if payload.get("resumed") is not None:
@@ -120,9 +117,6 @@ class _History:
         error: StepError = payload["error"]
         span = self._open[path]
         span.fail(error.type, error.message)
-        if error.type == PROCESS_LOST:
-            self._end(path, max(self._lost_at, span.start_time or 0))
-            return
         self._end(path, at)
         if payload["delay"] > 0:
             self._wait(path, f"wait {payload['id']}", at)
@@ -147,8 +141,7 @@ class _History:
         error: StepError | None = payload.get("error")
         if error is not None and error.type.rpartition(".")[2] not in _STOPPED:
             span.fail(error.type, error.message)
-        lost = error is not None and error.type == PROCESS_LOST
-        span.end(max(self._lost_at, span.start_time or 0) if lost else at)
+        span.end(at)
 
     def _finish(self, at: int, payload: Mapping[str, Any]) -> None:
         status = payload["status"]

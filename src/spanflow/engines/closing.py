@@ -102,19 +102,20 @@ def _end_frame(run: Ending, step: StepResult, at: int) -> None:
     _record(run, step, scope.span_id, at)
 
 
-def close_lost(run: Ending, lost_at: int, at: int) -> None:
+def close_lost(run: Ending, at: int) -> None:
     """Close the tool calls and attempts of a process that died, so that what they exported has its parent.
 
-    They end as errors of type ``spanflow.process_lost``, at ``lost_at``: right after the last that the journal has.
+    They end as errors of type ``spanflow.process_lost`` when they are found to be lost. Nobody knows when the process
+    died; so they enclose all that it exported, and the time until somebody took over has a name.
     """
     for call_id, entry in list(run.state.open_calls.items()):
-        _lose_call(run, call_id, entry, lost_at, at)
+        _lose_call(run, call_id, entry, at)
     for step in list(run.state.steps.values()):
         if step.status == "running" and not _is_frame(run, step.path):
-            _lose_attempt(run, step, lost_at, at)
+            _lose_attempt(run, step, at)
 
 
-def _lose_call(run: Ending, call_id: str, entry: Entry, lost_at: int, at: int) -> None:
+def _lose_call(run: Ending, call_id: str, entry: Entry, at: int) -> None:
     name = entry.payload["tool_name"]
     attributes = {
         names.OPERATION: "execute_tool",
@@ -127,18 +128,18 @@ def _lose_call(run: Ending, call_id: str, entry: Entry, lost_at: int, at: int) -
     scope = _around(run, entry.path)
     if step is not None:
         scope = scope.reopened(f"step {step.id}", step.path, {}, step.attempt_at, attempt=step.attempt)
-    start, end = entry.timestamp, max(lost_at, entry.timestamp)
+    start, end = entry.timestamp, max(at, entry.timestamp + 1)  # of no length: a "negative duration" for Jaeger
     scope.interval(f"execute_tool {name}", "", 0, attributes, start, end, error, span_id=entry.span_id)
     problem = StepError(path=entry.path, type=PROCESS_LOST, message=str(error))
     payload = {"tool_call_id": call_id, "tool_name": name, "error": problem}
     run.journal.record(ToolResultEvent, payload, entry.path, entry.span_id, at)
 
 
-def _lose_attempt(run: Ending, step: StepResult, lost_at: int, at: int) -> None:
+def _lose_attempt(run: Ending, step: StepResult, at: int) -> None:
     path, number = step.path, step.attempt
     attributes = _attributes(run, step) | {names.STEP_ATTEMPT: number}
     error = ProcessLost(f"The process died in attempt {number} of step {path!r}.")
-    start, end = step.attempt_at, max(lost_at, step.attempt_at)
+    start, end = step.attempt_at, max(at, step.attempt_at + 1)
     span_id = _around(run, path).interval(f"step {step.id}", path, number, attributes, start, end, error)
     problem = StepError(path=path, type=PROCESS_LOST, message=str(error))
     payload = {"id": step.id, "attempt": number, "error": problem, "delay": 0.0}

@@ -134,7 +134,6 @@ class Drive:
     async def begin(self) -> None:
         """Record the start. Raises RunConflict where somebody else did."""
         launch, at = self._launch, self.clock.time_ns()
-        lost_at = self.state.last_at + 1  # ns: to have begun last and not at all is a "negative duration" for Jaeger
         self.first_seq = self.state.seq + 1
         if self.state.seq == 0:
             at = launch.record.created_at
@@ -144,7 +143,7 @@ class Drive:
         else:
             self.journal.record(Start, launch.start, "", self.root.span_id, at)
             await self.journal.flush()  # from here on the run is ours
-            close_lost(self, lost_at, at)
+            close_lost(self, at)
             await self.journal.flush()
 
     async def end_canceled(self) -> None:
