@@ -72,13 +72,23 @@ class Outcome:
         return (span.name, f"{span.attributes.get('spanflow.step.path', '')} {span.error_type}", tuple(sorted(below)))
 
     def problems(self, expected: "Outcome | None" = None, deaths: Sequence[Sequence[Entry]] = ()) -> Iterator[str]:
-        """Tell all that is wrong. ``deaths`` has the journal as each killed process left it.
-
-        A span may be there twice only where its process died between exporting it and storing that it had ended.
-        """
+        """Tell all that is wrong. ``deaths`` has the journal as each killed process left it."""
         if self.state.status != "success" or self.state.result != RESULT:
             yield f"the run is {self.state.status} with {self.state.result!r}, {self.state.error}"
             return
+        yield from self.problems_of_end(deaths)
+        yield from self._problems_of_attempts()
+        if expected is not None and self.shape != expected.shape:
+            yield f"the tree differs:\n{draw(self.shape)}\ninstead of\n{draw(expected.shape)}"
+
+    def problems_of_end(self, deaths: Sequence[Sequence[Entry]] = ()) -> Iterator[str]:
+        """Tell all that is wrong with a run, however it ended.
+
+        A span may be there twice only where its process died between exporting it and storing that it had ended.
+        """
+        left = [path for path, step in self.state.steps.items() if step.status in ("running", "waiting", "suspended")]
+        if left or not self.state.ended:
+            yield f"the run is {self.state.status}, with {left} left open"
         yield from self.problems_of_spans()
         known = [{entry.span_id for entry in journal if _ends_a_span(entry)} for journal in deaths]
         for span_id in self.doubled:
@@ -87,8 +97,6 @@ class Outcome:
             if len(copies) > allowed or len({span.process for span in copies}) != len(copies):
                 yield f"{copies[0].name} was exported {len(copies)} times: {copies}"
         yield from self._problems_of_effects()
-        if expected is not None and self.shape != expected.shape:
-            yield f"the tree differs:\n{draw(self.shape)}\ninstead of\n{draw(expected.shape)}"
 
     def problems_of_spans(self) -> Iterator[str]:
         known = {span.span_id for span in self.spans}
@@ -132,6 +140,8 @@ class Outcome:
         twice = [path for path, n in completed.items() if n > 1]
         if twice:
             yield f"steps completed twice: {twice}"
+
+    def _problems_of_attempts(self) -> Iterator[str]:
         run_id = self.state.run_id
         for path, step in self.state.steps.items():
             attempts = [attempt for key, attempt in self.marks if key == f"{run_id}/{path}"]

@@ -5,17 +5,31 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from spanflow import Retry, RunConflict, Runtime, SQLiteStore, StepContext, Workflow, step
+from spanflow import Retry, RunConflict, RunNotFound, Runtime, SQLiteStore, StepContext, Workflow, step
 from spanflow.events import Finish, StepRetry, StepSuspended, StepWaiting
 from spanflow.ports import CANCEL, Message, RunQuery
 from spanflow.state import RunState
-from tests.durable.checking import Outcome, outcome_of
-from tests.durable.program import OPTIONS, Approval, Deps, Order, die, finish, launch, mark, runtime_of
+from tests.durable.checking import Outcome, journal_of, outcome_of
+from tests.durable.program import (
+    OPTIONS,
+    Approval,
+    Deps,
+    Order,
+    conclude,
+    die,
+    finish,
+    job,
+    launch,
+    mark,
+    runtime_of,
+)
 from tests.durable.test_takeover import holding, report, reports, start_holding, take_over, wait_for_lines
 
 LEASE = 0.5
@@ -70,10 +84,12 @@ async def start_listening(order: Order) -> None:
         await report(order, (await runtime.create_run(listening, run_id=order.run_id)).start(1))
 
 
-async def cancel_doomed(order: Order) -> None:
-    """Cancel a run whose process is dead, with the spans of this one going to the file."""
-    runtime, _ = runtime_of(order, doomed)
-    await (await runtime.get_run(order.run_id)).cancel()
+async def cancel_dead(order: Order) -> None:
+    """Cancel a run whose process is dead, if it got as far as to start one."""
+    runtime, _ = runtime_of(order, job)
+    await runtime.create_run(doomed)  # makes the runtime know this workflow too
+    with suppress(RunNotFound):
+        await (await runtime.get_run(order.run_id)).cancel()
     await runtime.aclose()
 
 
@@ -209,7 +225,7 @@ def canceled(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     order = Order(tmp_path_factory.mktemp("doomed"), lease=LEASE)
     assert finish(launch(start_doomed, order)) == -signal.SIGKILL
     began = time.monotonic()
-    assert finish(launch(cancel_doomed, order)) == 0, order.errors.read_text()
+    assert finish(launch(cancel_dead, order)) == 0, order.errors.read_text()
     assert time.monotonic() - began < 10
     return outcome_of(order)
 
@@ -229,7 +245,7 @@ def test_all_that_a_dead_process_left_open_is_canceled(canceled: Outcome) -> Non
 
 
 def test_all_that_a_dead_process_left_open_is_in_the_trace_once(canceled: Outcome) -> None:
-    assert list(canceled.problems_of_spans()) == []
+    assert list(canceled.problems_of_end()) == []
     assert canceled.doubled == {}
     spans = {(span.name, span.attributes.get("spanflow.step.status")) for span in canceled.spans}
     assert spans >= {
@@ -249,3 +265,32 @@ def test_the_steps_of_a_canceled_run_are_not_run_again(canceled: Outcome) -> Non
         ("r-1/dies/doom", 1),
         ("r-1/retries/busy[0]", 1),
     ]
+
+
+def killed_and_canceled(order: Order) -> tuple[str, list[str]]:
+    """Kill a run, cancel it from another process, and return how it ended and what is wrong."""
+    order.folder.mkdir()
+    finish(launch(conclude, order))
+    at_death = journal_of(order)
+    assert finish(launch(cancel_dead, replace(order, kill=None))) == 0, order.errors.read_text()
+    if not at_death:
+        return "never began", []
+    outcome = outcome_of(order)
+    before = f"killed after {order.kill}: "
+    return outcome.state.status, [before + problem for problem in outcome.problems_of_end([at_death])]
+
+
+def test_a_run_killed_at_this_or_that_write_to_its_journal_can_be_canceled_with_nothing_left_open(
+    tmp_path: Path,
+) -> None:
+    ends: list[str] = []
+    problems: list[str] = []
+    with ThreadPoolExecutor(4) as pool:
+        while "success" not in ends:  # until one had ended before it was to be killed
+            kills = [3 * (len(ends) + number) + 1 for number in range(4)]
+            orders = [Order(tmp_path / str(kill), kill=kill) for kill in kills]
+            for status, found in pool.map(killed_and_canceled, orders):
+                ends.append(status)
+                problems += found
+    assert problems == []
+    assert ends.count("canceled") >= 7
