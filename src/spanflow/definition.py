@@ -1,5 +1,6 @@
 """What a workflow is made of: its plan, and the user's code that the plan names. Checked whenever it grows."""
 
+import reprlib
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ from spanflow.annotations import annotation_name, fits
 from spanflow.errors import DefinitionError
 from spanflow.explain import describe
 from spanflow.fitting import either, item_of, misfit
-from spanflow.options import checked_choice, checked_count, checked_id, checked_timeout, is_number
+from spanflow.options import NAME, checked_choice, checked_count, checked_id, checked_timeout, is_name, is_number
 from spanflow.outcome import Err, Ok
 from spanflow.plan import (
     Body,
@@ -222,6 +223,8 @@ class Definition:
                 f"Workflow {self.id!r} already waits for event {name!r} with payload {known.name}, now with"
                 f" {schema.name}. Use the same payload model, or another event name."
             )
+        if not is_name(name):
+            raise DefinitionError(f"wait_for_event({reprlib.repr(name)}): the event needs a name of {NAME}.")
         node_id = checked_id(id, "event") if id else self._free_id(checked_id(name, "event"))
         if not name:  # with an id of its own, it may be any other text
             raise DefinitionError(f"wait_for_event({name!r}, id={id!r}): an event needs a name.")

@@ -10,6 +10,19 @@ from spanflow.errors import DefinitionError
 _RESERVED = re.compile(r"[/\[\]#:\x00-\x1f\ud800-\udfff]")
 
 
+_LONGEST = 500  # characters, of which each may take four bytes: what an index of PostgreSQL takes
+_UNFIT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+
+
+def is_name(value: Any) -> bool:
+    """Tell whether this is text that each store can find a thing by: not blank, not long, nothing unprintable in it."""
+    return isinstance(value, str) and bool(value.strip()) and len(value) <= _LONGEST and not _UNFIT.search(value)
+
+
+NAME = f"1 to {_LONGEST} characters, without control characters and lone surrogates"
+"""What ``is_name`` wants, in words."""
+
+
 def is_number(value: Any) -> bool:
     """Tell whether this is a finite number, and no bool."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

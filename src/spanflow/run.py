@@ -1,6 +1,7 @@
 """A run, as its user holds it: start it, stream it, answer it, cancel it, watch it."""
 
 import asyncio
+import reprlib
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import Any, Generic
@@ -15,6 +16,7 @@ from spanflow.engines.local import LocalEngine
 from spanflow.errors import InvalidInput, NotSuspended, RunConflict, UnknownEvent
 from spanflow.events import Event, Resumed
 from spanflow.inputs import json_copy, json_mapping, new_id, require_storable, schema_named, validated
+from spanflow.options import NAME, is_name
 from spanflow.ports import Message, RunRecord
 from spanflow.result import WorkflowResult, result_of
 from spanflow.schema import Schema, fields_of
@@ -467,6 +469,8 @@ def new_run(
     deps: Any,
 ) -> Run[Any, Any]:
     """Return a run that was not started yet."""
-    if run_id is not None and not (isinstance(run_id, str) and run_id.strip()):  # pyright: ignore[reportUnnecessaryIsInstance]  # bad input
-        raise InvalidInput(f"run_id={run_id!r} must be a non-empty string, or None for a new one.")
+    if run_id is not None and not is_name(run_id):
+        raise InvalidInput(f"run_id={reprlib.repr(run_id)} must be a text of {NAME}, or None for a new one.")
+    if resource_id is not None and not is_name(resource_id):
+        raise InvalidInput(f"resource_id={reprlib.repr(resource_id)} must be a text of {NAME}, or None.")
     return Run(definition.complete(), engine, run_id=run_id, resource_id=resource_id, deps=deps)

@@ -13,9 +13,10 @@ from typing_extensions import TypeVar
 from spanflow.clock import Clock, SystemClock
 from spanflow.definition import Definition
 from spanflow.engines.local import LocalEngine
-from spanflow.errors import DefinitionError, InvalidInput, RunConflict, SpanflowError
+from spanflow.errors import DefinitionError, InvalidInput, RunConflict, RunNotFound, SpanflowError
 from spanflow.events import RunStatus
 from spanflow.lease import Lease, checked_lease
+from spanflow.options import is_count, is_name
 from spanflow.ports import FoundRun, RunQuery, Store
 from spanflow.result import WorkflowResult
 from spanflow.run import Run, new_run
@@ -142,6 +143,8 @@ class Runtime:
                 await self.recover()
             except SpanflowError as error:  # the store is away for a while
                 _log.warning("The store could not be reached to look for runs whose process died: %s", error)
+            if self._keeper is None:  # we are closing, and a driver has swallowed the cancellation
+                return
             await asyncio.sleep(lease.seconds / 3)
 
     async def create_run(
@@ -172,6 +175,8 @@ class Runtime:
             RunNotFound: the store has no such run.
             SpanflowError: its workflow is not among those of this runtime.
         """
+        if not is_name(run_id):  # no run can have such an id, and not all databases can look for it
+            raise RunNotFound(run_id)
         record = await self._store.load(run_id)
         definition = self._definitions.get(record.workflow_id)
         if definition is None:
@@ -211,10 +216,18 @@ class Runtime:
             started_after: a time with a time zone; ``started_before`` likewise.
             limit: how many at most.
             after: the last run of the page before, for the next one.
+
+        Raises:
+            InvalidInput: a time has no time zone, or ``limit`` is no number from 1.
         """
+        if not is_count(limit):
+            raise InvalidInput(f"limit={limit!r} must be a whole number, at least 1.")
+        wanted = workflow.id if isinstance(workflow, Workflow) else workflow
+        if not all(text is None or is_name(text) for text in (wanted, trace_id)):
+            return []  # nothing has such a name, and not all databases can look for it
         query = RunQuery(
             status=status,
-            workflow=workflow.id if isinstance(workflow, Workflow) else workflow,
+            workflow=wanted,
             trace_id=trace_id,
             metadata=dict(metadata or {}),
             started_after=_ns("started_after", started_after),
@@ -247,6 +260,8 @@ class Runtime:
             RunConflict: it executes here.
             RunNotFound: the store has no such run.
         """
+        if not is_name(run_id):
+            raise RunNotFound(run_id)
         if self._engine.executing(run_id) is not None:
             raise RunConflict(f"Run {run_id!r} executes here. Cancel it before it is deleted.", run_id=run_id)
         await self._store.delete(run_id)

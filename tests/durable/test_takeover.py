@@ -225,6 +225,30 @@ async def test_a_keeper_that_looks_while_a_run_ends_does_not_interrupt_it(tmp_pa
         assert (await run.start(21)).unwrap() == 42
 
 
+class Deaf(SQLiteStore):
+    """Swallows one cancellation, as ``asyncio.wait_for`` does on Python 3.11 when it comes at the wrong moment."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.asked = asyncio.Event()
+
+    async def orphans(self, now: int, limit: int = 100) -> Sequence[str]:
+        if not self.asked.is_set():
+            self.asked.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                pass
+        return []
+
+
+async def test_a_runtime_closes_also_where_its_store_swallows_a_cancellation(tmp_path: Path) -> None:
+    store = Deaf(tmp_path / "runs.db")
+    async with asyncio.timeout(5):
+        async with Runtime(store=store):
+            await store.asked.wait()
+
+
 async def test_an_answer_that_is_refused_leaves_the_lease_of_the_one_that_was_taken(tmp_path: Path) -> None:
     go_on = asyncio.Event()
 

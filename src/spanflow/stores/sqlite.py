@@ -205,7 +205,7 @@ class SQLiteStore:
         def work(connection: "sqlite3.Connection") -> int:
             with transaction(connection):
                 old = connection.execute(
-                    "SELECT number, metadata FROM runs WHERE ended_at < ? LIMIT ?", (before, _AT_ONCE)
+                    "SELECT number, metadata FROM runs WHERE ended_at < ? LIMIT ?", (within_int64(before), _AT_ONCE)
                 ).fetchall()
                 for number, metadata in old:
                     _forget(connection, number, metadata)
