@@ -116,7 +116,7 @@ class Journal:
 
     def close(self, error: SpanflowError | None) -> None:
         """Say that nothing follows, and let go of whoever drove, so that the run leaves memory with its last reader."""
-        self._on_broken = _nothing
+        self._on_broken, self._on_turn = _nothing, None
         self.feed.close(error)
 
     def flushed_now(self) -> bool:

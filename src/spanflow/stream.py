@@ -65,6 +65,7 @@ class Subscription(AsyncIterator[Event]):
         self._recent: deque[Entry] = deque()
         self._deltas: deque[Event] = deque()
         self._wakeup: asyncio.Future[None] | None = None
+        self._has_waited = False
         self._state: RunState | None = None
         self._last: type[Envelope] | None = None
         self._done = False
@@ -173,6 +174,10 @@ class Subscription(AsyncIterator[Event]):
         self._deltas.append(event)
 
     async def _woken(self) -> None:
+        if not self._has_waited:  # a run that has just begun gets far in its first turn
+            self._has_waited = True
+            await asyncio.sleep(0)
+            return
         self._wakeup = asyncio.get_running_loop().create_future()
         try:
             await self._wakeup

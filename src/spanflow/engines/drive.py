@@ -10,7 +10,7 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from spanflow.clock import Clock
-from spanflow.context import Place, Recording, T, enter_step
+from spanflow.context import Done, Place, Recording, T, enter_step
 from spanflow.definition import Definition
 from spanflow.engines.closing import close_lost, close_open
 from spanflow.engines.local_ops import LocalOps
@@ -33,6 +33,8 @@ from spanflow.tracing.spans import Link
 
 ABORTED = "spanflow.aborted"
 """``error.type`` of a run that a step canceled with ``ctx.abort(reason)``; the message is the reason."""
+
+_TURN = Done()
 
 ANNOUNCE_AFTER = 1.0  # s: a run that lasts longer makes itself visible before it ends
 
@@ -163,6 +165,8 @@ class Drive:
 
     async def ended(self) -> None:
         """Return when the stretch is over. Being canceled while waiting does not stop the run."""
+        if not self._over:
+            await _TURN  # a run that waits for nothing is over in the turn in which it begins
         if self._over:
             return
         waiter = self._loop.create_future()
