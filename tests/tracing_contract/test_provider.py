@@ -10,7 +10,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import RandomIdGenerator, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Decision, ParentBased, Sampler, SamplingResult
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Decision, ParentBased, Sampler, SamplingResult, StaticSampler
 from spanflow import StepContext, TracingOptions, Workflow, step
 from tests.tracing_contract.scenario import everything, run_everything, tax
 
@@ -157,6 +157,49 @@ show(names=names())
 """)
     assert "execute_tool spell" in facts["names"]
     assert "execute_tool price_of" not in facts["names"]
+
+
+def test_a_sampler_that_refines_the_default_one_for_roots_is_asked_for_every_run() -> None:
+    facts = shown("""
+class Nothing(StaticSampler):
+    "Inherits the description of a sampler that keeps all."
+
+    def should_sample(self, parent_context, trace_id, name, kind=None, attributes=None, links=None, trace_state=None):
+        return SamplingResult(Decision.DROP)
+
+use(TracerProvider(ParentBased(Nothing(Decision.RECORD_AND_SAMPLE))))
+asyncio.run(main())
+show(names=names())
+""")
+    assert facts["names"] == []
+
+
+def test_the_root_of_a_run_stands_in_its_trace_as_one_of_the_sdk_does() -> None:
+    facts = shown("""
+class Counting(RandomIdGenerator):
+    traces = 0
+
+    def generate_trace_id(self):
+        self.traces += 1
+        return self.traces
+
+def described(span):
+    found = span.get_span_context()
+    return [hex(found.trace_id), int(found.trace_flags), found.trace_state.to_header(), found.is_remote, span.parent]
+
+use(TracerProvider(id_generator=Counting()))
+trace.get_tracer("user").start_span("by hand").end()
+
+async def main():
+    await (await Workflow("shop", input=int).then(tax).create_run()).start(1)
+
+asyncio.run(main())
+by_hand, _, root = memory.get_finished_spans()
+show(by_hand=described(by_hand), root=described(root), scope=root.instrumentation_scope.name)
+""")
+    assert facts["scope"] == "spanflow"
+    assert facts["by_hand"][0] == "0x1"
+    assert facts["root"] == ["0x2", *facts["by_hand"][1:]]
 
 
 def test_what_a_sampler_adds_is_kept_on_every_span_it_added_it_to() -> None:

@@ -126,10 +126,24 @@ def pinned_trace(trace_id: int | None, *, sampled: bool = False) -> Generator[No
 
 def follows_parent(sampler: Any) -> bool:
     """Tell whether a sampler says that it keeps the children of sampled local spans, as the SDK's default does."""
-    if type(sampler).__module__ != "opentelemetry.sdk.trace.sampling":  # a subclass inherits what it says of itself
-        return False
+    return "localParentSampled:AlwaysOnSampler" in _described(sampler)
+
+
+def keeps_roots(sampler: Any) -> bool:
+    """Tell whether a sampler says that it keeps all spans without a parent, as the SDK's default does."""
+    return _is_sdks(getattr(sampler, "_root", None)) and "{root:AlwaysOnSampler," in _described(sampler)
+
+
+def _described(sampler: Any) -> str:
+    """Return what a ``ParentBased`` of the SDK says of itself; of any other nothing is known."""
+    if not _is_sdks(sampler):
+        return ""
     try:
         description = str(sampler.get_description())
     except Exception:  # a sampler of the application's own; it will be asked
-        return False
-    return description.startswith("ParentBased{") and "localParentSampled:AlwaysOnSampler" in description
+        return ""
+    return description if description.startswith("ParentBased{") else ""
+
+
+def _is_sdks(sampler: Any) -> bool:
+    return type(sampler).__module__ == "opentelemetry.sdk.trace.sampling"  # a subclass inherits what it says of itself

@@ -141,7 +141,7 @@ def open_run(
     parent = _parent(options, tracing_context)
     name = f"invoke_workflow {workflow_id}"
     if options.trace_id is None:
-        span = spans.start(name, parent, spans.ids.derive("", 0), attributes, at)
+        span = spans.start_root(name, parent, spans.ids.derive("", 0), attributes, at)
     else:
         with pinned_trace(int(options.trace_id, 16)):
             span = spans.start(name, parent, spans.ids.derive("", 0), attributes, at)

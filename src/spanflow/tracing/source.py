@@ -6,21 +6,23 @@ from opentelemetry import trace
 from opentelemetry.trace import Tracer, TracerProvider
 
 from spanflow.tracing import metrics, names
-from spanflow.tracing.children import child_starter
 from spanflow.tracing.flushing import Flusher
-from spanflow.tracing.ids import adopt, follows_parent
+from spanflow.tracing.ids import adopt, follows_parent, keeps_roots
+from spanflow.tracing.starting import StartChild, StartRoot, starters
 
 
 class Source:
     """A tracer provider as a run needs it. Getting a tracer anew costs more than a span, so it is kept."""
 
-    __slots__ = ("_blocks_for", "_ends_inline", "_flusher", "pins", "provider", "start_child", "tracer")
+    __slots__ = ("_blocks_for", "_ends_inline", "_flusher", "pins", "provider", "start_child", "start_root", "tracer")
 
     def __init__(self, provider: TracerProvider, tracer: Tracer) -> None:
         self.provider = provider
         self.tracer = tracer
         sampler: Any = getattr(tracer, "sampler", None)
-        self.start_child = child_starter(tracer, sampler) if follows_parent(sampler) else None
+        known = starters(tracer, sampler) if follows_parent(sampler) or keeps_roots(sampler) else None
+        self.start_child: StartChild | None = known.child if known and follows_parent(sampler) else None
+        self.start_root: StartRoot | None = known.root if known and keeps_roots(sampler) else None
         self.pins = adopt(tracer)
         self._blocks_for: object = self
         self._ends_inline = False

@@ -23,13 +23,13 @@ from opentelemetry.trace import Link as Link
 from opentelemetry.trace.span import TraceFlags
 
 from spanflow.tracing import metrics, names
-from spanflow.tracing.children import StartChild
 from spanflow.tracing.content import capture, capture_enabled
 from spanflow.tracing.ending import SpanEnder
 from spanflow.tracing.ids import SpanIds, pin_span
 from spanflow.tracing.leaving_out import LeftOut
 from spanflow.tracing.metadata import clean
 from spanflow.tracing.source import Source
+from spanflow.tracing.starting import StartChild, StartRoot
 
 _INTERNAL = trace.SpanKind.INTERNAL
 _ender = SpanEnder()
@@ -51,6 +51,7 @@ class RunSpans:
         "measures",
         "pins",
         "start_child",
+        "start_new_trace",
         "steps",
         "tracer",
     )
@@ -74,8 +75,9 @@ class RunSpans:
         self.captures_input = self.captures_output = self.pins = self.ends_inline = False
         self.tracer: Tracer | None = None
         self.start_child: StartChild | None = None
+        self.start_new_trace: StartRoot | None = None
         if source is not None:
-            self.start_child = source.start_child
+            self.start_child, self.start_new_trace = source.start_child, source.start_root
             self.tracer, self.pins, self.ends_inline = source.tracer, source.pins, source.ends_inline
             if capture_enabled():
                 self.captures_input, self.captures_output = not hide_input, not hide_output
@@ -100,6 +102,16 @@ class RunSpans:
         except Exception as error:
             return self.stand_in(error, trace.get_current_span(parent).get_span_context(), span_id)
         return span
+
+    def start_root(self, name: str, parent: Context, span_id: int, attributes: Mapping[str, Any], at: int) -> Span:
+        """Start the root of a run: a child of the span in ``parent``, or the root of a new trace."""
+        above = trace.get_current_span(parent).get_span_context()
+        if self.start_new_trace is None or above.is_valid:
+            return self.start(name, parent, span_id, attributes, at)
+        try:
+            return self.start_new_trace(name, parent, span_id, attributes, at)
+        except Exception as error:
+            return self.stand_in(error, above, span_id)
 
     def stand_in(self, error: Exception, above: SpanContext, span_id: int) -> Span:
         """Return what takes the place of a span that could not be started: its ids, and nothing else."""
