@@ -365,10 +365,7 @@ class Entry:
 
     @property
     def event(self) -> Event:
-        event = self._event
-        if event is None:
-            self._event = event = (_BUILDERS.get(self.kind) or _builder(self.kind))(self)
-        return event
+        return self._event or (_BUILDERS.get(self.kind) or _builder(self.kind))(self)
 
 
 _BUILDERS: dict[type[Envelope], Callable[[Entry], Event]] = {}
