@@ -186,6 +186,16 @@ class Journal:
                 if not waiter.done():
                     waiter.set_result(None)
 
+    async def is_behind(self) -> bool:
+        """Tell whether the store holds events of this run that somebody else has stored."""
+        while True:
+            while self._saving:  # the store may hold what is about to be acknowledged to us
+                await self._saved()
+            saved = self.saved_seq
+            beyond = await self._store.read(self.run_id, after=saved, limit=1)
+            if not self._saving and self.saved_seq == saved:
+                return bool(beyond)
+
     def _put_back(self, batch: list[Entry]) -> None:
         self._has_deltas = self._has_deltas or any(not entry.kind.lifecycle for entry in batch)
         self._unsaved[:0] = batch

@@ -6,14 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from spanflow.events import Entry, StepResultEvent
 from tests.durable.checking import Outcome, journal_of, outcome_of
-from tests.durable.program import Moment, Order, complete, conclude, finish, launch
+from tests.durable.conftest import AT_ONCE, Where
+from tests.durable.processes import Order, complete, finish, launch
+from tests.durable.program import RESULT, conclude
 
-AT_ONCE = 4
 PLACES = [
     "in prepare",
     "tool with 3",  # of prepare, and of an item that runs beside others
@@ -29,14 +31,21 @@ PLACES = [
 ]
 
 
+def order_in(folder: Path, where: Where, kill: str | None = None) -> Order:
+    return Order(folder, run_id=uuid4().hex, kill=kill, **where)
+
+
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    order = Order(tmp_path_factory.mktemp("uninterrupted"))
-    assert complete(order) == 0
+def uninterrupted(stores: Sequence[Where], tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    order = order_in(tmp_path_factory.mktemp("uninterrupted"), stores[0])
+    complete(conclude, order)
     outcome = outcome_of(order)
     assert list(outcome.problems()) == []
     assert (outcome.lost, outcome.doubled) == ([], {})
+    assert (outcome.state.status, outcome.state.result) == ("success", RESULT)
     assert len([entry for entry in outcome.entries if entry.kind is StepResultEvent]) == 14
+    (root,) = [span for span in outcome.spans if span.parent_id is None]
+    assert (root.attributes["feature_flag.ranker"], root.attributes["user.id"]) == ("v2", "u-42")
     return outcome
 
 
@@ -45,28 +54,30 @@ def killed_and_completed(order: Order, expected: Outcome) -> tuple[int, list[str
     order.folder.mkdir()
     code = finish(launch(conclude, order))
     at_death = journal_of(order)
-    assert complete(order) == 0, order.errors.read_text()
+    complete(conclude, order)
     outcome = outcome_of(order)
-    before = f"killed {order.moment} {order.kill}: "
-    return code, [before + problem for problem in outcome.problems(expected, [at_death])]
+    return code, [f"killed {order.kill}: {problem}" for problem in outcome.problems(expected, [at_death])]
 
 
-def orders(folder: Path, moment: Moment) -> Iterator[list[Order]]:
+def orders(folder: Path, stores: Sequence[Where], moment: str) -> Iterator[list[Order]]:
     """Orders to die at one write of the journal after the other, some at once."""
     first = 1
     while True:
         numbers = range(first, first + AT_ONCE)
-        yield [Order(folder / str(number), kill=number, moment=moment) for number in numbers]
+        yield [
+            order_in(folder / str(number), where, f"{moment} write {number}")
+            for number, where in zip(numbers, stores, strict=True)
+        ]
         first += AT_ONCE
 
 
 @pytest.mark.parametrize("moment", ["after", "before"])
 def test_a_run_killed_at_any_write_to_its_journal_ends_as_if_it_had_not_been(
-    moment: Moment, uninterrupted: Outcome, tmp_path: Path
+    moment: str, stores: Sequence[Where], uninterrupted: Outcome, tmp_path: Path
 ) -> None:
     kills = 0
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for batch in orders(tmp_path, moment):
+        for batch in orders(tmp_path, stores, moment):
             results = list(pool.map(partial(killed_and_completed, expected=uninterrupted), batch))
             assert [problem for _, problems in results for problem in problems] == []
             codes = [code for code, _ in results]
@@ -78,9 +89,9 @@ def test_a_run_killed_at_any_write_to_its_journal_ends_as_if_it_had_not_been(
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_run_killed_inside_a_step_or_tool_runs_that_step_again_and_no_other(
-    place: str, uninterrupted: Outcome, tmp_path: Path
+    place: str, where: Where, uninterrupted: Outcome, tmp_path: Path
 ) -> None:
-    order = Order(tmp_path / "run", kill=place)
+    order = order_in(tmp_path / "run", where, place)
     code, problems = killed_and_completed(order, uninterrupted)
     assert problems == []
     assert code == -signal.SIGKILL
@@ -91,18 +102,18 @@ def test_a_run_killed_inside_a_step_or_tool_runs_that_step_again_and_no_other(
     if place.startswith("in "):
         path = place.removeprefix("in ")
         assert path in outcome.lost
-        attempts = [attempt for key, attempt in outcome.marks if key == f"{order.run_id}/{path}"]
-        usual = [attempt for key, attempt in uninterrupted.marks if key == f"{order.run_id}/{path}"]
-        assert len(attempts) == len(usual) + 1
+        assert outcome.keys.count(path) == uninterrupted.keys.count(path) + 1
 
 
-def test_a_run_killed_again_and_again_still_ends_with_one_trace(uninterrupted: Outcome, tmp_path: Path) -> None:
-    order = Order(tmp_path)
+def test_a_run_killed_again_and_again_still_ends_with_one_trace(
+    where: Where, uninterrupted: Outcome, tmp_path: Path
+) -> None:
+    order = order_in(tmp_path, where)
     deaths: list[Sequence[Entry]] = []
     for place in PLACES:
         assert finish(launch(conclude, replace(order, kill=place))) == -signal.SIGKILL
         deaths.append(journal_of(order))
-    assert complete(order) == 0, order.errors.read_text()
+    complete(conclude, order)
     outcome = outcome_of(order)
     assert list(outcome.problems(uninterrupted, deaths)) == []
     assert len(outcome.lost) >= len(PLACES)
@@ -110,29 +121,29 @@ def test_a_run_killed_again_and_again_still_ends_with_one_trace(uninterrupted: O
 
 
 def test_a_run_whose_heir_is_killed_when_it_has_closed_what_was_lost_loses_nothing_twice(
-    uninterrupted: Outcome, tmp_path: Path
+    where: Where, uninterrupted: Outcome, tmp_path: Path
 ) -> None:
-    order = Order(tmp_path, kill="in prepare")
+    order = order_in(tmp_path, where)
     deaths: list[Sequence[Entry]] = []
-    for kill in ("in prepare", 2):  # its start is one write, what it closes another
+    for kill in ("in prepare", "after write 2"):  # its start is one write, what it closes another
         assert finish(launch(conclude, replace(order, kill=kill))) == -signal.SIGKILL
         deaths.append(journal_of(order))
-    assert complete(order) == 0, order.errors.read_text()
+    complete(conclude, order)
     outcome = outcome_of(order)
     assert list(outcome.problems(uninterrupted, deaths)) == []
     assert (outcome.lost, outcome.doubled) == (["prepare"], {})
 
 
 def test_a_run_whose_processes_all_died_while_it_was_suspended_is_answered_by_another(
-    uninterrupted: Outcome, tmp_path: Path
+    where: Where, uninterrupted: Outcome, tmp_path: Path
 ) -> None:
-    order = Order(tmp_path, answers=False)
+    order = replace(order_in(tmp_path, where), answers=False)
     assert finish(launch(conclude, order)) == 0  # it is suspended, and there is no process any more
     suspended = outcome_of(order)
     assert suspended.state.status == "suspended"
     assert [span.name for span in suspended.spans if span.name == "run.started"] == ["run.started"]
     assert not [span for span in suspended.spans if span.parent_id is None], "the root is exported before the end"
-    assert complete(replace(order, answers=True)) == 0, order.errors.read_text()
+    complete(conclude, replace(order, answers=True))
     outcome = outcome_of(order)
     assert list(outcome.problems(uninterrupted)) == []
     assert (outcome.lost, outcome.doubled) == ([], {})

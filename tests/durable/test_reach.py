@@ -17,19 +17,8 @@ from spanflow.events import Finish, StepRetry, StepSuspended, StepWaiting
 from spanflow.ports import CANCEL, Message, RunQuery
 from spanflow.state import RunState
 from tests.durable.checking import Outcome, journal_of, outcome_of
-from tests.durable.program import (
-    OPTIONS,
-    Approval,
-    Deps,
-    Order,
-    conclude,
-    die,
-    finish,
-    job,
-    launch,
-    mark,
-    runtime_of,
-)
+from tests.durable.processes import Order, die, finish, launch
+from tests.durable.program import OPTIONS, Approval, Deps, conclude, job, mark, runtime_of
 from tests.durable.test_takeover import holding, report, reports, start_holding, take_over, wait_for_lines
 
 LEASE = 0.5
@@ -73,20 +62,18 @@ doomed = Workflow("doomed", input=list[int]).parallel(
 
 
 async def start_doomed(order: Order) -> None:
-    runtime, _ = runtime_of(order, doomed)
-    async with runtime:
+    async with runtime_of(order, doomed) as runtime:
         await (await runtime.create_run(doomed, run_id=order.run_id)).start([7], tracing_options=OPTIONS)
 
 
 async def start_listening(order: Order) -> None:
-    runtime, _ = runtime_of(order, listening)
-    async with runtime:
+    async with runtime_of(order, listening) as runtime:
         await report(order, (await runtime.create_run(listening, run_id=order.run_id)).start(1))
 
 
 async def cancel_dead(order: Order) -> None:
     """Cancel a run whose process is dead, if it got as far as to start one."""
-    runtime, _ = runtime_of(order, job)
+    runtime = runtime_of(order, job)
     await runtime.create_run(doomed)  # makes the runtime know this workflow too
     with suppress(RunNotFound):
         await (await runtime.get_run(order.run_id)).cancel()
@@ -94,7 +81,7 @@ async def cancel_dead(order: Order) -> None:
 
 
 async def cancel_holding(order: Order) -> None:
-    runtime, _ = runtime_of(order, holding)
+    runtime = runtime_of(order, holding)
     await report(order, (await runtime.get_run(order.run_id)).cancel())
     await runtime.aclose()
 
@@ -245,7 +232,7 @@ def test_all_that_a_dead_process_left_open_is_canceled(canceled: Outcome) -> Non
 
 
 def test_all_that_a_dead_process_left_open_is_in_the_trace_once(canceled: Outcome) -> None:
-    assert list(canceled.problems_of_end()) == []
+    assert list(canceled.problems()) == []
     assert canceled.doubled == {}
     spans = {(span.name, span.attributes.get("spanflow.step.status")) for span in canceled.spans}
     assert spans >= {
@@ -276,8 +263,8 @@ def killed_and_canceled(order: Order) -> tuple[str, list[str]]:
     if not at_death:
         return "never began", []
     outcome = outcome_of(order)
-    before = f"killed after {order.kill}: "
-    return outcome.state.status, [before + problem for problem in outcome.problems_of_end([at_death])]
+    before = f"killed {order.kill}: "
+    return outcome.state.status, [before + problem for problem in outcome.problems(deaths=[at_death])]
 
 
 def test_a_run_killed_at_this_or_that_write_to_its_journal_can_be_canceled_with_nothing_left_open(
@@ -288,7 +275,7 @@ def test_a_run_killed_at_this_or_that_write_to_its_journal_can_be_canceled_with_
     with ThreadPoolExecutor(4) as pool:
         while "success" not in ends:  # until one had ended before it was to be killed
             kills = [3 * (len(ends) + number) + 1 for number in range(4)]
-            orders = [Order(tmp_path / str(kill), kill=kill) for kill in kills]
+            orders = [Order(tmp_path / str(kill), kill=f"after write {kill}") for kill in kills]
             for status, found in pool.map(killed_and_canceled, orders):
                 ends.append(status)
                 problems += found

@@ -12,19 +12,10 @@ from typing import Any
 import pytest
 
 from spanflow import DefinitionError, RunConflict, RunStream, Runtime, SQLiteStore, StepContext, Workflow, step
-from spanflow.events import Entry, Finish, Start
-from tests.durable.checking import Outcome, outcome_of, read_lines
-from tests.durable.program import (
-    Approval,
-    Deps,
-    Order,
-    append_line,
-    finish,
-    launch,
-    mark,
-    runtime_of,
-    status_of,
-)
+from spanflow.events import Entry, Finish, Start, StepResultEvent
+from tests.durable.checking import Outcome, outcome_of
+from tests.durable.processes import Order, append_line, finish, launch, read_lines
+from tests.durable.program import Approval, Deps, mark, runtime_of, status_of
 
 LEASE = 0.3
 
@@ -65,31 +56,27 @@ asking = Workflow("asking", input=int).then(first).then(ask)
 
 async def start_holding(order: Order) -> None:
     """Start a run and wait for its end; write down what became of that."""
-    runtime, _ = runtime_of(order, holding)
-    async with runtime:
+    async with runtime_of(order, holding) as runtime:
         run = await runtime.create_run(holding, run_id=order.run_id)
         await report(order, run.start(1))
 
 
 async def take_over(order: Order) -> None:
     """Be one of those who look for a dead run, until it is over."""
-    runtime, _ = runtime_of(order, holding)
-    async with runtime:
+    async with runtime_of(order, holding) as runtime:
         while await status_of(runtime, order.run_id) != "success":  # noqa: ASYNC110  # wherever it runs
             await asyncio.sleep(0.005)
 
 
 async def start_asking(order: Order) -> None:
-    runtime, _ = runtime_of(order, asking)
-    async with runtime:
+    async with runtime_of(order, asking) as runtime:
         run = await runtime.create_run(asking, run_id=order.run_id)
         await run.start(1)
 
 
 async def answer(order: Order) -> None:
     """Answer a run, at the same moment as others."""
-    runtime, _ = runtime_of(order, asking)
-    async with runtime:
+    async with runtime_of(order, asking) as runtime:
         run = await runtime.get_run(order.run_id)
         append_line(order.folder / "ready.jsonl", {"process": os.getpid()})
         while not (order.folder / "go").exists():  # noqa: ASYNC110  # another process says it
@@ -99,7 +86,7 @@ async def answer(order: Order) -> None:
 
 async def stop_when_told(order: Order) -> None:
     """Run until SIGTERM, then close the runtime, as a server does."""
-    runtime, _ = runtime_of(order, holding)
+    runtime = runtime_of(order, holding)
     told = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
     async with runtime:
@@ -249,6 +236,56 @@ async def test_a_runtime_closes_also_where_its_store_swallows_a_cancellation(tmp
             await store.asked.wait()
 
 
+class SlowToAcknowledge(SQLiteStore):
+    """Stores the end of step ``quick``, and says so only when somebody has long begun to make sure of the lease.
+
+    That has run out by then, since nothing is heard of its renewal.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.stored = asyncio.Event()
+        self._claimed = asyncio.Event()
+
+    async def append(self, run_id: str, entries: Sequence[Entry], *, expected_seq: int) -> None:
+        await super().append(run_id, entries, expected_seq=expected_seq)
+        if any(entry.kind is StepResultEvent and entry.path == "quick" for entry in entries):
+            self.stored.set()
+            await self._claimed.wait()
+            for _ in range(100):
+                await asyncio.sleep(0)
+
+    async def claim(self, run_id: str, owner: str, *, now: int, lease_until: int) -> bool:
+        self._claimed.set()
+        return await super().claim(run_id, owner, now=now, lease_until=lease_until)
+
+    async def renew(self, owner: str, *, lease_until: int) -> frozenset[str]:
+        return await asyncio.Event().wait() and frozenset()
+
+
+async def test_an_owner_whose_lease_runs_out_while_it_stores_does_not_take_what_it_stored_for_that_of_another(
+    tmp_path: Path,
+) -> None:
+    store = SlowToAcknowledge(tmp_path / "runs.db")
+
+    @step
+    async def quick(value: int) -> int:
+        return value
+
+    @step
+    async def slow(value: int) -> int:
+        await store.stored.wait()
+        while not await store.orphans(time.time_ns()):  # noqa: ASYNC110  # the lease is over
+            await asyncio.sleep(0.001)
+        return value
+
+    both = Workflow("both", input=int).parallel(quick, slow)
+    runtime = Runtime(store=store, workflows=[both], lease=0.01)
+    run = await runtime.create_run(both)
+    assert (await run.start(1)).unwrap() == (1, 1)
+    await runtime.aclose()
+
+
 async def test_an_answer_that_is_refused_leaves_the_lease_of_the_one_that_was_taken(tmp_path: Path) -> None:
     go_on = asyncio.Event()
 
@@ -357,7 +394,7 @@ async def test_a_run_of_a_living_process_cannot_be_taken_over(tmp_path: Path) ->
     order = Order(tmp_path, lease=LEASE)
     owner = launch(start_holding, order)
     await asyncio.to_thread(wait_for_lines, tmp_path / "held.jsonl", 1)
-    runtime, _ = runtime_of(order, holding)
+    runtime = runtime_of(order, holding)
     run = await runtime.get_run(order.run_id)
     with pytest.raises(RunConflict, match="which is alive"):
         await run.restart()

@@ -194,7 +194,7 @@ class Drive:
             return
         now, until = lease.now(), lease.until()
         mine = await self._store.claim(self.run_id, lease.owner, now=now, lease_until=until)
-        if not mine or await self._store.read(self.run_id, after=self.journal.saved_seq, limit=1):
+        if not mine or await self.journal.is_behind():
             conflict = f"Run {self.run_id!r} was taken over while this process did not show a sign of life."
             self.journal.broken = RunConflict(conflict, run_id=self.run_id)
             raise self.journal.broken
