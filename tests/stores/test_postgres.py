@@ -272,6 +272,19 @@ class TestLostConnections:
         assert len(await everything(store)) == 4
         await store.aclose()
 
+    async def test_a_run_that_waits_is_reached_though_its_connections_were_ended(self, postgres: Postgres) -> None:
+        workflow = Workflow("w", input=int).wait_for_event("news", payload=int)
+        store = postgres.store(make_conninfo(postgres.dsn, application_name=postgres.schema))
+        async with Runtime(store, [workflow]) as owner, Runtime(postgres.store(), [workflow]) as other:
+            stream = await (await owner.create_run(workflow, run_id="r1")).stream(1)
+            async for event in stream:
+                if event.type == "step-waiting":
+                    break
+            assert postgres.cut(postgres.schema) >= 1
+            await (await other.get_run("r1")).send_event("news", 7)
+
+            assert (await stream.get_workflow_state()).unwrap() == 7
+
     @pytest.mark.parametrize("before_server", [True, False])
     @pytest.mark.parametrize("times", [1, 2])
     async def test_events_are_there_once_whatever_became_of_the_answer(
