@@ -24,6 +24,7 @@ NAMES = [
     "LoopLimit",
     "MemoryStore",
     "NoBranchMatched",
+    "NotRecorded",
     "NotSuspended",
     "Ok",
     "OutsideRun",

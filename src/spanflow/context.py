@@ -80,7 +80,7 @@ class RunSide(Protocol):
         """Record a lifecycle event of a step, or stream a delta; from any thread. Nothing once the step has ended."""
         ...
 
-    def change_state(self, scope: str, values: dict[str, Any]) -> None: ...
+    def change_state(self, scope: str, values: dict[str, Any], by: str) -> None: ...
 
     async def stored(self) -> None:
         """Return when what was recorded will outlive this process, if the store does."""
@@ -240,7 +240,7 @@ class StepContext(Generic[DepsT_co]):
         if place.state_schema is not None:
             given = _validated_state(place.state_schema, place.run.state.values.get(place.state_scope, {}), given)
         place.run.require_storable(given, "set_state: the fields", InvalidInput)
-        place.run.change_state(place.state_scope, given)
+        place.run.change_state(place.state_scope, given, self.calls_from)
         return _DONE
 
     @overload

@@ -10,7 +10,8 @@ Facts are attributes as well as text.
     ├── StoreError             a store cannot be opened, read or written
     ├── RunNotFound            no such run in this store
     ├── RunConflict            the run is not in a state in which this call makes sense
-    │   └── NotSuspended       resume of a run or step that does not wait for an answer
+    │   ├── NotSuspended       resume of a run or step that does not wait for an answer
+    │   └── NotRecorded        time_travel to a step that the run has no record of
     ├── UnknownEvent           the workflow waits for no event of this name
     ├── StepTimeout            an attempt took longer than the step's ``timeout``
     ├── EventTimeout           the awaited event did not come in time
@@ -83,6 +84,14 @@ class NotSuspended(RunConflict):
     def __init__(self, message: str, *, run_id: str, suspended: Sequence[str] = ()) -> None:
         super().__init__(message, run_id=run_id)
         self.suspended = tuple(suspended)
+
+
+class NotRecorded(RunConflict):
+    """The run has no record of the step, or several. ``recorded`` lists the paths that can be travelled to."""
+
+    def __init__(self, message: str, *, run_id: str, recorded: Sequence[str] = ()) -> None:
+        super().__init__(message, run_id=run_id)
+        self.recorded = tuple(recorded)
 
 
 class RunInterrupted(SpanflowError):

@@ -83,11 +83,20 @@ class Resumed(_Frozen):
     data: Any = None
 
 
+class Travelled(_Frozen):
+    """Where a run comes from that ``time_travel`` has made. What it took over follows its ``start``."""
+
+    run_id: str = Field(description="the run that it goes back in")
+    path: str = Field(description="the step from which on everything runs anew")
+    inputs: dict[str, Any] = Field(default_factory=dict, description="path → the input that a step is given instead")
+
+
 class StartPayload(_Frozen):
     workflow_id: str
     input: Any = None
     metadata: dict[str, Any] = Field(default_factory=lambda: {})
     resumed: Resumed | None = None
+    travelled: Travelled | None = None
     recovered: bool = Field(default=False, description="whether the stretch takes over from a process that died")
 
     _always = frozenset({"metadata"})
@@ -192,6 +201,17 @@ class Changes(_Frozen):
 
     decisions: dict[str, Any] = Field(default_factory=dict, description="path of a condition → what it returned")
     state: dict[str, dict[str, Any]] = Field(default_factory=dict, description="path of a workflow → fields it set")
+    by: dict[str, dict[str, str]] = Field(
+        default_factory=dict, description="as state: path of the step that set it, where that is not the event's own"
+    )
+
+
+def leave_out_own(changes: dict[str, Any], path: str) -> None:
+    """Let the changes of an event name who changed the state only where it was not the step whose event it is."""
+    by: dict[str, dict[str, str]] = changes.pop("by", {})
+    others = {scope: {name: who for name, who in names.items() if who != path} for scope, names in by.items()}
+    if any(others.values()):
+        changes["by"] = {scope: names for scope, names in others.items() if names}
 
 
 class Envelope(_Frozen):
@@ -426,13 +446,14 @@ def _builder(kind: type[Envelope]) -> Callable[[Entry], Event]:
 
 
 class RunIds:
-    """The ids that all events of a stretch share."""
+    """The ids that all events of a stretch share. ``elsewhere``: the trace is not the one that the run has begun."""
 
-    __slots__ = ("run_id", "trace_id")
+    __slots__ = ("elsewhere", "run_id", "trace_id")
 
-    def __init__(self, run_id: str, trace_id: str | None) -> None:
+    def __init__(self, run_id: str, trace_id: str | None, *, elsewhere: bool = False) -> None:
         self.run_id = run_id
         self.trace_id = trace_id
+        self.elsewhere = elsewhere
 
 
 def parse_event(data: str | bytes | Mapping[str, Any]) -> Event:

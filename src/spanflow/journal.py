@@ -5,11 +5,11 @@ it. Events that are recorded between two flushes share one append, so a step cos
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any, cast
 
 from spanflow.errors import SpanflowError
-from spanflow.events import Entry, Envelope, RunIds
+from spanflow.events import Entry, Envelope, RunIds, leave_out_own
 from spanflow.lease import Lease
 from spanflow.ports import AppendNow, RunRecord, Store, append_now_of
 from spanflow.state import RunState
@@ -67,10 +67,11 @@ class Journal:
 
     def record(self, kind: type[Envelope], payload: dict[str, Any], path: str, span_id: int | None, at: int) -> None:
         """Number a lifecycle event and apply it. It is stored and published with the next flush."""
-        state = self.state
-        entry = Entry(kind, payload, self._ids, state.seq + 1, at, span_id, path, self._changes)
-        if self._changes is not None:
+        state, changes = self.state, self._changes
+        if changes is not None:
             self._changes = None
+            leave_out_own(changes, path)
+        entry = Entry(kind, payload, self._ids, state.seq + 1, at, span_id, path, changes)
         state.apply(entry)
         self._unsaved.append(entry)
 
@@ -88,10 +89,22 @@ class Journal:
         self.state.decisions[key] = verdict
         self._pending().setdefault("decisions", {})[key] = verdict
 
-    def change_state(self, scope: str, values: dict[str, Any]) -> None:
-        """Change the workflow state; stored with the next event."""
+    def change_state(self, scope: str, values: dict[str, Any], by: str) -> None:
+        """Change the workflow state; stored with the next event. ``by`` is the path of the step that does."""
         self.state.values.setdefault(scope, {}).update(values)
-        self._pending().setdefault("state", {}).setdefault(scope, {}).update(values)
+        pending = self._pending()
+        pending.setdefault("state", {}).setdefault(scope, {}).update(values)
+        pending.setdefault("by", {}).setdefault(scope, {}).update(dict.fromkeys(values, by))
+
+    def carry(self, changes: dict[str, Any] | None) -> None:
+        """Let the next event carry these changes."""
+        self._changes = changes
+
+    def take_over(self, entries: Sequence[Entry]) -> None:
+        """Record what has happened in another run; it is numbered already."""
+        for entry in entries:
+            self.state.apply(entry)
+        self._unsaved += entries
 
     def next_turn(self, call: Callable[[], None]) -> None:
         """Call back in the next turn of the event loop, which a flush shares."""

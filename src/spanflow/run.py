@@ -13,6 +13,7 @@ from spanflow.context import HasResult
 from spanflow.definition import Definition
 from spanflow.engines.drive import ANNOUNCE_AFTER, Drive, Launch
 from spanflow.engines.local import LocalEngine
+from spanflow.engines.travelling import travel
 from spanflow.errors import InvalidInput, NotSuspended, RunConflict, UnknownEvent
 from spanflow.events import Event, Resumed
 from spanflow.inputs import json_copy, json_mapping, new_id, require_storable, schema_named, validated
@@ -288,6 +289,58 @@ class Run(Generic[In_contra, Out_co]):
         self._definition.check_plan(record.plan)
         await self._engine.start(self._recovered(state, record))
         return self
+
+    async def time_travel(self, step: str | HasResult[Any], input_data: Any = None) -> "Run[In_contra, Out_co]":
+        """Return a new run that goes back to a recorded step of this one and runs anew from there. It executes already.
+
+        What came before the step is taken over as it is recorded, answers and state included, and is not run again:
+        earlier steps, earlier iterations, and beside the step, in ``parallel``, ``foreach`` and ``branch``, all that
+        succeeded. The new run has this one's input, plan, context, metadata and tags, and a trace of its own whose
+        root is linked to this run's. This run stays as it is. It must not be running: cancel it first, or wait.
+
+        Args:
+            step: the step, its id or its path, such as ``"fetch[3]"``, ``"price#2"`` or ``"nested/price"``.
+            input_data: what the step is given instead of what it was given then; None changes nothing.
+
+        Raises:
+            NotRecorded: the run has no record of this step, or several (say which by its path).
+            InvalidInput: the input does not fit the step; nothing was recorded.
+            RunConflict: this run was not started, or is running.
+            DefinitionError: steps of the plan are gone from the workflow.
+
+        Example:
+            >>> import asyncio
+            >>> from spanflow import Workflow, step
+            >>> @step
+            ... async def fetch(url: str) -> str:
+            ...     print("fetching", url)
+            ...     return "4 pages"
+            >>> @step
+            ... async def count(text: str) -> int:
+            ...     return int(text.split()[0])
+            >>> async def main() -> None:
+            ...     run = await Workflow("pages", input=str).then(fetch).then(count).create_run()
+            ...     print((await run.start("/")).unwrap())
+            ...     again = await run.time_travel(step=count, input_data="5 pages")
+            ...     print((await again.wait()).unwrap())
+            >>> asyncio.run(main())
+            fetching /
+            4
+            5
+        """
+        if self._record is None:
+            raise RunConflict(f"Run {self.run_id!r} was not started: it has no past to travel to.", run_id=self.run_id)
+        launch = await travel(self._engine, self._definition, self._record, step, input_data)
+        launch.deps = self._deps
+        await self._engine.start(launch)
+        return Run(
+            self._definition,
+            self._engine,
+            run_id=launch.record.run_id,
+            resource_id=launch.record.resource_id,
+            deps=self._deps,
+            record=launch.record,
+        )
 
     async def result_of_stretch(self, drive: Drive) -> WorkflowResult[Out_co]:
         """Return what a stretch of this run came to, once it is over."""

@@ -28,6 +28,7 @@ from spanflow.events import (
     StepWaiting,
     ToolCall,
     ToolResultEvent,
+    Travelled,
 )
 from spanflow.outcome import Err, Ok
 
@@ -70,7 +71,8 @@ class StepResult:
 class RunState:
     """All that is known of a run. ``steps`` maps each path to its latest result.
 
-    ``restored`` says that values were read from a store as JSON, and have yet to get their types back.
+    ``restored`` says that values were read from a store as JSON, and have yet to get their types back. ``inputs`` has
+    what steps are given instead of what the plan would give them, by path.
     """
 
     run_id: str = ""
@@ -87,6 +89,7 @@ class RunState:
     latest: dict[str, StepResult] = field(default_factory=_DICT)
     decisions: dict[str, Any] = field(default_factory=_DICT)
     values: dict[str, dict[str, Any]] = field(default_factory=_DICT)
+    inputs: dict[str, Any] = field(default_factory=_DICT)
     consumed: set[str] = field(default_factory=_SET)
     waiting: set[str] = field(default_factory=_SET)
     open_calls: dict[str, Entry] = field(default_factory=_DICT)
@@ -191,6 +194,9 @@ def _start(state: RunState, entry: Entry, payload: dict[str, Any]) -> None:
         state.waiting.discard(resumed.path)
         step.answers = (*step.answers, resumed.data)
         step.resumed_at = entry.timestamp
+    travelled: Travelled | None = payload.get("travelled")
+    if travelled is not None:
+        state.inputs = travelled.inputs
     if state.stretch == 1:
         state.run_id, state.trace_id, state.workflow_id = entry.run.run_id, entry.run.trace_id, payload["workflow_id"]
         state.input, state.metadata, state.started_at = payload["input"], payload["metadata"], entry.timestamp

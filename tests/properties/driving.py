@@ -2,16 +2,17 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Generator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 from opentelemetry.sdk.trace import ReadableSpan
 
-from spanflow import Event, MemoryStore, NotSuspended, Run, RunStream, Runtime, TracingOptions, Workflow, WorkflowResult
+from spanflow import Event, MemoryStore, NotSuspended, Run, Runtime, TracingOptions, Workflow, WorkflowResult
 from spanflow.events import Entry, StepResultEvent, parse_event
-from spanflow.testing import capture_traces
+from spanflow.ports import RunRecord
+from spanflow.testing import FakeClock, capture_traces
 from tests.properties.building import World, build
 from tests.properties.plans import ANSWER, Scenario, count_early, nodes, without_numbers
 
@@ -22,6 +23,12 @@ class JsonStore(MemoryStore):
     """Keeps the JSON of events, as a store on disk does."""
 
     is_live = False
+
+    async def create(
+        self, record: RunRecord, entries: Sequence[Entry], *, owner: str | None = None, lease_until: int = 0
+    ) -> None:
+        kept = [Entry.of(parse_event(entry.event.model_dump_json())) for entry in entries]
+        await super().create(record, kept, owner=owner, lease_until=lease_until)
 
     async def append(self, run_id: str, entries: Sequence[Entry], *, expected_seq: int) -> None:
         kept = [Entry.of(parse_event(entry.event.model_dump_json())) for entry in entries]
@@ -44,12 +51,15 @@ class Story:
         live: events of each stretch that was streamed, deltas included.
         recorded: what the store holds at the end.
         results: the result at the end of each stretch that was waited for.
+        executed: the paths of the steps that were executed, where the run has travelled in time.
+        journeys: of runs that went back in this one, by the path that they went back to.
         complaints: what the event loop or a logger said that nobody should have to read.
     """
 
     scenario: Scenario
     world: World
     workflow: Workflow[int, Any]
+    points: "Callable[[Story], Sequence[str]] | None" = None
     live: list[list[Event]] = field(default_factory=list[list[Event]])
     recorded: list[Event] = field(default_factory=list[Event])
     results: list[WorkflowResult[Any]] = field(default_factory=list[WorkflowResult[Any]])
@@ -58,6 +68,8 @@ class Story:
     complaints: list[str] = field(default_factory=list[str])
     tracing_options: TracingOptions | None = None
     spans: Sequence[ReadableSpan] = ()
+    executed: frozenset[str] = frozenset()
+    journeys: "dict[str, Story]" = field(default_factory=dict[str, "Story"])
 
     @property
     def result(self) -> WorkflowResult[Any]:
@@ -78,10 +90,15 @@ class Story:
         }
 
 
-def tell(scenario: Scenario, tracing_options: TracingOptions | None = None) -> Story:
-    """Run a scenario to its end."""
+def tell(
+    scenario: Scenario,
+    tracing_options: TracingOptions | None = None,
+    *,
+    then_travel: Callable[[Story], Sequence[str]] | None = None,
+) -> Story:
+    """Run a scenario to its end, then go back in it to each of the points that are chosen by its story."""
     world = World()
-    story = Story(scenario, world, build(scenario.plan, world), tracing_options=tracing_options)
+    story = Story(scenario, world, build(scenario.plan, world), then_travel, tracing_options=tracing_options)
     with _listening(story.complaints), capture_traces() as traces:
         asyncio.run(_tell(story))
         story.complaints += [f"span {name!r} was left open" for name in traces.open]
@@ -96,18 +113,42 @@ async def _tell(story: Story) -> None:
         run = await runtime.create_run(story.workflow)
         for _ in range(count_early(story.scenario.plan)):
             await run.send_event("early", ANSWER)
-        whole = asyncio.create_task(_run(run, story))
-        while not whole.done():
-            await clock.advance(_AGES)
-            if not whole.done() and not clock.waits:
-                whole.cancel()
-                raise AssertionError(f"the run hangs; its events: {[(e.type, e.path) for e in await _all(run)]}")
-        whole.result()
+        await _to_the_end(run, _run(run, story), clock)
         story.recorded = await _all(run)
         story.replayed = [Joined(after, await _all(run, after)) for _, after in story.scenario.joins]
         story.results.append(await run.wait())
+        for point in () if story.points is None else story.points(story):
+            await _travel(run, point, story)
     left = asyncio.all_tasks() - {asyncio.current_task()}
     story.complaints += [f"{task.get_name()} was left behind" for task in left]
+
+
+async def _to_the_end(run: Run[int, Any], work: Coroutine[Any, Any, None], clock: FakeClock) -> None:
+    whole = asyncio.create_task(work)
+    while not whole.done():
+        await clock.advance(_AGES)
+        if not whole.done() and not clock.waits:
+            whole.cancel()
+            raise AssertionError(f"the run hangs; its events: {[(e.type, e.path) for e in await _all(run)]}")
+    whole.result()
+
+
+async def _travel(run: Run[int, Any], point: str, story: Story) -> None:
+    """Go back to a point of a run that has ended, and tell what becomes of that."""
+    journey = Story(replace(story.scenario, joins=(), canceled_after=None), story.world, story.workflow)
+    story.world.executions.clear()
+    new = await run.time_travel(point)
+    for _ in range(count_early(story.scenario.plan)):
+        await new.send_event("early", ANSWER)
+
+    async def conclude() -> None:
+        await _watch(new, _Observed(new), journey)
+        await _answer_all(new, journey)
+
+    await _to_the_end(new, conclude(), story.world.clock)
+    journey.recorded = await _all(new)
+    journey.executed = frozenset(story.world.executions)
+    story.journeys[point] = journey
 
 
 async def _run(run: Run[int, Any], story: Story) -> None:
@@ -125,6 +166,11 @@ async def _run(run: Run[int, Any], story: Story) -> None:
         else:
             cancel.cancel()
         return
+    await _answer_all(run, story)
+
+
+async def _answer_all(run: Run[int, Any], story: Story) -> None:
+    scenario = story.scenario
     while not run_is_over(story):
         waiting = sorted(story.results[-1].suspended)
         chosen = {"first": waiting[:1], "last": waiting[-1:], "all": waiting}[scenario.answering]
@@ -152,7 +198,26 @@ async def _cancel(run: Run[int, Any], story: Story) -> None:
     await run.cancel()
 
 
-async def _watch(run: Run[int, Any], stream: RunStream[Any], story: Story) -> None:
+class _Stretch(Protocol):
+    """What there is to read of a stretch of a run, and its result."""
+
+    def __aiter__(self) -> AsyncIterator[Event]: ...
+
+    async def get_workflow_state(self) -> WorkflowResult[Any]: ...
+
+
+class _Observed:
+    """A run that executes already, as a stretch."""
+
+    def __init__(self, run: Run[int, Any]) -> None:
+        self._run = run
+        self.get_workflow_state = run.wait
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self._run.observe_stream()
+
+
+async def _watch(run: Run[int, Any], stream: _Stretch, story: Story) -> None:
     """Read a stretch, send the events that are to come late, and let late readers join."""
     seen: list[Event] = []
     story.live.append(seen)

@@ -1,11 +1,13 @@
 """Whatever is composed: how a run ends, what it tells on the way, and its trace are what the contract says."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
 from spanflow import TracingOptions
-from tests.properties import events, replaying, spans, timeline
+from tests.properties import events, replaying, spans, timeline, travelling
 from tests.properties.driving import Story, tell
 from tests.properties.plans import Scenario
 from tests.properties.reference import Unpredictable, predict
@@ -102,3 +104,14 @@ def test_a_wide_run_leaves_no_orphan_and_no_failure_out(scenario: Scenario, most
     spans.errors_are_where_attempts_failed(story)
     spans.each_exception_is_recorded_once_where_it_was_raised(story)
     spans.what_is_left_out_is_counted(story)
+
+
+@examples
+@given(scenarios)
+def test_going_back_to_any_step_comes_to_the_same(scenario: Scenario) -> None:
+    story = tell(replace(scenario, canceled_after=None, joins=()), then_travel=travelling.points_of)
+    assert story.complaints == []
+    event(f"{len(story.journeys)} journeys")
+    travelling.it_ends_again_as_it_did(story)
+    travelling.what_is_taken_over_is_not_done_again(story)
+    travelling.each_trace_is_whole(story)

@@ -33,6 +33,7 @@ from spanflow.events import (
     ToolCall,
     ToolCallStreamingStart,
     ToolResultEvent,
+    Travelled,
 )
 from spanflow.ports import Message
 from spanflow.schema import Schema
@@ -47,6 +48,7 @@ from spanflow.stores.codec import (
 from tests.stores.support import as_json, numbered, record, start, step, step_finish, step_result, step_start
 
 IDS = RunIds("r1", "0af7651916cd43dd8448eb211c80319c")
+ELSEWHERE = (RunIds("r1", "4bf92f3577b34da6a3ce929d0e0e4736", elsewhere=True), RunIds("r1", None, elsewhere=True))
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 numbers = st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False))
@@ -80,6 +82,15 @@ def payloads(kind: type[Envelope], id: str) -> st.SearchStrategy[dict[str, Any]]
         Start: [
             ({"workflow_id": texts, "input": values, "metadata": mappings}, {}),
             ({"workflow_id": texts, "resumed": st.builds(Resumed, path=texts, data=values)}, {}),
+            (
+                {
+                    "workflow_id": texts,
+                    "input": values,
+                    "metadata": mappings,
+                    "travelled": st.builds(Travelled, run_id=texts, path=texts, inputs=mappings),
+                },
+                {},
+            ),
         ],
         StepStart: [
             (
@@ -150,12 +161,13 @@ def journals(draw: st.DrawFn) -> list[Entry]:
         id, path, span_id = draw(st.sampled_from(places))
         payload = draw(payloads(kind, id))
         at = draw(st.sampled_from([5, 5, 1_700_000_000_000_000_000, 1_700_000_000_000_000_001]))
-        entries.append(Entry(kind, payload, IDS, first_seq + number, at, span_id, path, draw(changes)))
+        ids_of_event = draw(st.sampled_from([IDS, IDS, *ELSEWHERE]))
+        entries.append(Entry(kind, payload, ids_of_event, first_seq + number, at, span_id, path, draw(changes)))
     return entries
 
 
 def read_back(entries: Sequence[Entry]) -> list[Entry]:
-    return decode_batch(encode_batch(entries), entries[0].run, entries[0].seq)
+    return decode_batch(encode_batch(entries), IDS, entries[0].seq)
 
 
 class TestEvents:

@@ -457,6 +457,19 @@ class TestHeader:
         assert ((await header(store)).wake_at or 0) > CREATED_AT
         assert await found(store, started_before=10**30, started_after=-(10**30)) == ["r1"]
 
+    async def test_a_wait_that_is_over_as_it_is_stored_is_waited_for_no_longer(self, store: Store) -> None:
+        await created(store, "r1", waiting("nap", CREATED_AT + 10**9), step_result("nap"))
+        assert (await header(store)).wake_at is None
+
+    async def test_a_long_past_that_a_run_begins_with_is_read_page_by_page(self, store: Store) -> None:
+        parts = [part for number in range(700) for part in step(f"s{number}", number)]
+        await created(store, "r1", *parts)
+        assert [entry.seq for entry in await everything(store)] == list(range(1, 2102))
+        page = await store.read("r1", after=998, limit=10)
+        assert [entry.seq for entry in page] == list(range(999, 1009))
+        assert await appended(store, 2101, *step("end")) == 2104
+        assert (await everything(store))[-1].seq == 2104
+
     async def test_a_time_that_has_come_is_waited_for_no_longer(self, store: Store) -> None:
         at = await created(store, "r1", waiting("nap", CREATED_AT + 10_000))
         assert (await header(store)).wake_at == CREATED_AT + 10_000

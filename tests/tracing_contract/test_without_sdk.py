@@ -81,6 +81,33 @@ def test_the_trace_id_of_a_stream_is_none_only_without_a_provider() -> None:
     assert len(bytes.fromhex(shown.facts["after"])) == 16
 
 
+def test_a_run_travels_in_time_without_a_provider_and_is_traced_as_soon_as_there_is_one() -> None:
+    shown = in_process("""
+        from spanflow import TracingOptions, Workflow, step
+        from spanflow.testing import capture_traces
+
+        @step
+        async def look(value: int) -> int:
+            return value
+
+        async def main():
+            run = await Workflow("quiet", input=int).then(look).create_run()
+            await run.start(1, tracing_options=TracingOptions(metadata={"flag": "v2"}))
+            first = await run.time_travel(look)
+            with capture_traces() as traces:
+                second = await run.time_travel(look)
+                results = [(await each.wait()).unwrap() for each in (first, second)]
+                traces.assert_complete()
+                tree = traces.tree(attributes=["flag"])
+            show(results=results, first=first.trace_id, traced=second.trace_id is not None, tree=tree)
+
+        asyncio.run(main())
+    """)
+    tree = "invoke_workflow quiet  [flag=v2]\n└── step look"
+    assert shown.facts == {"results": [1, 1], "first": None, "traced": True, "tree": tree}
+    assert shown.stderr == ""
+
+
 def test_the_current_span_takes_what_it_is_given_without_a_provider() -> None:
     shown = in_process("""
         from opentelemetry import trace

@@ -30,6 +30,7 @@ from spanflow.tracing import metrics, names
 from spanflow.tracing.metadata import clean
 from spanflow.tracing.roots import RootScope
 from spanflow.tracing.spans import Link
+from spanflow.travel import Past
 
 ABORTED = "spanflow.aborted"
 """``error.type`` of a run that a step canceled with ``ctx.abort(reason)``; the message is the reason."""
@@ -53,6 +54,7 @@ class Launch:
     resume_schemas: dict[str, Schema[Any]] = field(default_factory=lambda: {})
     resumed_by: Sequence[Link] = ()
     lease: Lease | None = None
+    past: Past | None = None
 
 
 class Drive:
@@ -112,8 +114,8 @@ class Drive:
         if self.stores_json and threading.get_ident() == self._thread:
             await self.journal.flush()
 
-    def change_state(self, scope: str, values: dict[str, Any]) -> None:
-        self.journal.change_state(scope, values)
+    def change_state(self, scope: str, values: dict[str, Any], by: str) -> None:
+        self.journal.change_state(scope, values, by)
 
     def revive(self, schema: Schema[T], value: Any) -> T:
         if self._values_are_live:
@@ -140,7 +142,11 @@ class Drive:
         if self.state.seq == 0:
             at = launch.record.created_at
             self.state.values[""] = dict(launch.record.initial_state)
+            if launch.past is not None:
+                self.journal.carry(launch.past.changes)
             self.journal.record(Start, launch.start, "", self.root.span_id, at)
+            if launch.past is not None:
+                self.journal.take_over(launch.past.entries)
             await self.journal.create(launch.record, launch.lease)
         else:
             self.journal.record(Start, launch.start, "", self.root.span_id, at)

@@ -9,7 +9,7 @@ from spanflow.clock import Clock
 from spanflow.engines.drive import Drive, Launch
 from spanflow.engines.watch import Watch
 from spanflow.errors import RunConflict, RunNotFound
-from spanflow.events import Event
+from spanflow.events import Entry, Event
 from spanflow.inputs import new_id
 from spanflow.lease import Lease
 from spanflow.ports import CANCEL, Message, Store
@@ -68,12 +68,12 @@ class LocalEngine:
             run_id=run_id,
         )
 
-    async def load_state(self, run_id: str) -> RunState:
-        """Fold a run's journal."""
+    async def load_state(self, run_id: str, seen: list[Entry] | None = None) -> RunState:
+        """Fold a run's journal. Its events are added to ``seen``."""
         record = await self.store.load(run_id)
         state = RunState(restored=not self.values_are_live)
         state.values[""] = dict(record.initial_state)
-        await self._catch_up(run_id, state)
+        await self._catch_up(run_id, state, seen)
         return state
 
     @property
@@ -170,11 +170,13 @@ class LocalEngine:
             drive.cancel()
             await drive.ended()
 
-    async def _catch_up(self, run_id: str, state: RunState) -> None:
+    async def _catch_up(self, run_id: str, state: RunState, seen: list[Entry] | None = None) -> None:
         """Apply what was recorded since."""
         while page := await self.store.read(run_id, after=state.seq):
             for entry in page:
                 state.apply(entry)
+            if seen is not None:
+                seen += page
 
     def _reserve(self, launch: Launch) -> None:
         """Keep a run from being started here twice."""

@@ -56,7 +56,10 @@ class LocalOps:
         self, node: StepNode | ToolNode | MapNode, path: str, value: Value, position: Position
     ) -> Awaitable[Outcome]:
         inside = self._inside
-        return run_step(inside, inside.definition.step(node.id), path, value, position)
+        step = inside.definition.step(node.id)
+        if path in inside.drive.state.inputs:
+            value = self._given(path, step.input)
+        return run_step(inside, step, path, value, position)
 
     async def sleep(self, node: SleepNode, path: str, value: Value) -> Outcome:
         return await waits.sleep(self._inside, node, path, value)
@@ -140,6 +143,8 @@ class LocalOps:
             settled = inside.settled(known, schema)
             if settled is not None:
                 return inside.count(settled)
+        if path in inside.drive.state.inputs:
+            value = self._given(path, definition.input if nested else _list_schema(definition, frame.id))
         scope, started_at = self._open(frame, value, known)
         ops, given = self._enter(frame, definition, scope, value)
         token = scope.enter()
@@ -154,6 +159,11 @@ class LocalOps:
             raise
         scope.exit(token)
         return inside.count(self._close(frame, definition, ops, scope, started_at, outcome))
+
+    def _given(self, path: str, schema: Schema[Any]) -> Value:
+        """Return what ``time_travel`` was told to give to a step, in place of what comes to it."""
+        drive = self._inside.drive
+        return Value(drive.revive(schema, drive.state.inputs[path]), None)
 
     def _open(self, frame: Frame, value: Value, known: StepResult | None) -> tuple[Scope, int]:
         """Start the span of a frame, or stand in for one that an earlier stretch started."""
@@ -239,6 +249,11 @@ class LocalOps:
             return self.failure(
                 path, InvalidOutput(f"Workflow {path!r} must give {schema.name}: {describe(error, schema.annotation)}")
             )
+
+
+def _list_schema(definition: Definition, id: str) -> Schema[Any]:
+    item: Any = definition.bindings[id].input.annotation
+    return Schema(list[item])
 
 
 def _items_schema(definition: Definition, id: str) -> Schema[Any]:

@@ -3,6 +3,8 @@
 A batch is what one append adds: ``[1, time, event, ...]``, the version of the format first. An event is
 ``[code, ns since the event before, payload]``, followed by its path and span id where those are not the same as of the
 event before, and by ``changes`` where user code made some. Sequence numbers are counted from the batch's first.
+A row ``["in", 0, trace id]`` says that the events after it are of another trace than that of the run; with an empty id,
+of none, and with null, of the run's own again.
 A payload leaves out what is None, what it shares with the path, and a value that a ``*_ref`` says where to find. The
 ``step-finish`` that follows a ``step-result`` at the same moment is the ``d`` of that. What a ``finish`` says of steps
 that wait is left out: each of them has said it in its ``step-suspended``, and ``RunState.suspended`` has it all.
@@ -32,6 +34,7 @@ from spanflow.events import (
     ToolCall,
     ToolCallStreamingStart,
     ToolResultEvent,
+    Travelled,
 )
 from spanflow.plan import Plan
 from spanflow.ports import Message, RunRecord
@@ -44,6 +47,9 @@ FORMAT = 1
 
 Payload = dict[str, Any]
 
+_IN = "in"
+_AT_MOST = 500  # events in a batch
+
 
 def encode_batch(entries: Sequence[Entry]) -> str:
     """Write the events of one append.
@@ -54,7 +60,14 @@ def encode_batch(entries: Sequence[Entry]) -> str:
     time = entries[0].timestamp
     rows: list[Any] = [FORMAT, time]
     path, span_id, result = "", None, None
+    ids, trace_id = None, None
     for entry in entries:
+        if entry.run is not ids:
+            ids = entry.run
+            trace = (ids.trace_id or "") if ids.elsewhere else None
+            if trace != trace_id:
+                rows.append((_IN, 0, trace))
+                trace_id, result = trace, None
         kind, payload, at = entry.kind, entry.payload, entry.timestamp
         same = entry.path == path and entry.span_id == span_id and entry.changes is None
         if kind is StepFinish and result is not None and same and at == time:
@@ -77,6 +90,15 @@ def encode_batch(entries: Sequence[Entry]) -> str:
         return _text(rows)
     except SpanflowError as error:
         raise _named(entries) or error from None
+
+
+def encode_batches(entries: Sequence[Entry]) -> list[tuple[int, int, str]]:
+    """Write the events that a new run begins with: first and last seq of each batch, and the batch.
+
+    They are as many as the past of a run that has travelled in time, and a reader reads whole batches.
+    """
+    parts = [entries[at : at + _AT_MOST] for at in range(0, len(entries), _AT_MOST)]
+    return [(part[0].seq, part[-1].seq, encode_batch(part)) for part in parts]
 
 
 def decode_batch(text: str, ids: RunIds, first_seq: int) -> list[Entry]:
@@ -131,6 +153,7 @@ def decode_record(text: str) -> RunRecord:
         version = found.pop("v")
         if version == FORMAT:
             trace, plan = TraceRecord(**found.pop("trace")), Plan.model_validate(found.pop("plan"))
+            trace.links = tuple(trace.links)
             return RunRecord(**found, trace=trace, plan=plan)
     except (ValueError, TypeError, LookupError) as error:
         raise SpanflowError(
@@ -156,8 +179,12 @@ def decode_message(text: str) -> Message:
 
 def _entries(rows: list[list[Any]], time: int, ids: RunIds, seq: int) -> list[Entry]:
     found: list[Entry] = []
-    path, span_id = "", None
+    path, span_id, own = "", None, ids
     for row in rows:
+        if row[0] == _IN:
+            trace_id = row[2]
+            ids = own if trace_id is None else RunIds(own.run_id, trace_id or None, elsewhere=True)
+            continue
         kind, lengthen = _READ[row[0]]
         time += row[1]
         changes = None
@@ -275,6 +302,8 @@ def _short_any(payload: Payload, path: str) -> Payload:
 def _long_start(short: Payload, path: str) -> Payload:
     if "resumed" in short:
         return {**short, "resumed": Resumed(**short["resumed"])}
+    if "travelled" in short:
+        short = {**short, "travelled": Travelled(**short["travelled"])}
     return short if "recovered" in short else {"workflow_id": "", "input": None, "metadata": {}, **short}
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from spanflow.events import Entry, Finish, RunStatus, Start, StepWaiting
+from spanflow.events import Entry, Finish, RunStatus, Start, StepResultEvent, StepWaiting
 from spanflow.ports import RunRecord
 from spanflow.schema import to_json
 from spanflow.tracing.metadata import as_json
@@ -77,10 +77,12 @@ def labels(metadata: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _wake_at(entries: Sequence[Entry]) -> int | None:
-    found: int | None = None
+    waits: dict[str, int] = {}
     for entry in entries:
         if entry.kind is StepWaiting:
             until: int | None = entry.payload["until"]
-            if until is not None and (found is None or until < found):
-                found = until
-    return None if found is None else within_int64(found)
+            if until is not None:
+                waits[entry.path] = until
+        elif entry.kind is StepResultEvent:  # it is over already
+            waits.pop(entry.path, None)
+    return within_int64(min(waits.values())) if waits else None

@@ -16,6 +16,7 @@ from spanflow.stores.codec import (
     decode_message,
     decode_record,
     encode_batch,
+    encode_batches,
     encode_message,
     encode_record,
 )
@@ -34,7 +35,8 @@ _CREATE: LiteralString = """
     ), record AS (
         INSERT INTO {schema}.records SELECT number, %(body)s FROM run
     ), batch AS (
-        INSERT INTO {schema}.batches SELECT number, 1, %(count)s, %(batch)s FROM run
+        INSERT INTO {schema}.batches SELECT number, written.* FROM run,
+            unnest(%(firsts)s::bigint[], %(lasts)s::bigint[], %(batches)s::text[]) AS written
     )
     INSERT INTO {schema}.labels SELECT digest, number FROM run, unnest(%(labels)s::bytea[]) AS digest
 """
@@ -110,7 +112,7 @@ class PostgresStore:
     async def create(
         self, record: RunRecord, entries: Sequence[Entry], *, owner: str | None = None, lease_until: int = 0
     ) -> None:
-        body, batch = encode_record(record), encode_batch(entries)
+        body, batches = encode_record(record), encode_batches(entries)
         change = header_change(entries) or HeaderChange("running", record.created_at, None, None, False)
         metadata = metadata_of(record)
         row = {
@@ -125,8 +127,9 @@ class PostgresStore:
             "lease_until": 0 if change.releases else lease_until,
             "metadata": to_json(metadata),
             "body": body,
-            "count": len(entries),
-            "batch": batch,
+            "firsts": [first for first, _, _ in batches],
+            "lasts": [last for _, last, _ in batches],
+            "batches": [batch for _, _, batch in batches],
             "labels": _digests(metadata),
         }
 

@@ -18,6 +18,7 @@ from spanflow.stores.codec import (
     decode_message,
     decode_record,
     encode_batch,
+    encode_batches,
     encode_message,
     encode_record,
 )
@@ -95,7 +96,7 @@ class SQLiteStore:
     async def create(
         self, record: RunRecord, entries: Sequence[Entry], *, owner: str | None = None, lease_until: int = 0
     ) -> None:
-        body, batch = encode_record(record), encode_batch(entries)
+        body, batches = encode_record(record), encode_batches(entries)
         change = header_change(entries) or HeaderChange("running", record.created_at, None, None, False)
         metadata = metadata_of(record)
         if change.releases:
@@ -122,7 +123,8 @@ class SQLiteStore:
                 ).lastrowid
                 assert number is not None
                 connection.execute("INSERT INTO records VALUES (?, ?)", (number, body))
-                connection.execute("INSERT INTO batches VALUES (?, ?, ?)", (number << 32 | 1, len(entries), batch))
+                written = [(number << 32 | first, last, batch) for first, last, batch in batches]
+                connection.executemany("INSERT INTO batches VALUES (?, ?, ?)", written)
                 rows = [(key, value, number) for key, value in labels(metadata).items()]
                 connection.executemany("INSERT INTO labels VALUES (?, ?, ?)", rows)
             self._remember(record.run_id, number << 32)

@@ -159,7 +159,7 @@ class _FakeRun:
     async def stored(self) -> None:
         return None
 
-    def change_state(self, scope: str, values: dict[str, Any]) -> None:
+    def change_state(self, scope: str, values: dict[str, Any], by: str) -> None:
         self.state.values.setdefault(scope, {}).update(values)
 
     def require_storable(self, value: Any, what: str, refusal: type[SpanflowError] = InvalidOutput) -> None:

@@ -24,6 +24,8 @@ RUN_STATUS = "spanflow.run.status"
 RUN_INPUT = "spanflow.run.input"
 RUN_OUTPUT = "spanflow.run.output"
 TAGS = "spanflow.tags"
+TRAVELLED_RUN_ID = "spanflow.travelled.run.id"
+TRAVELLED_PATH = "spanflow.travelled.step.path"
 
 STEP_ID = "spanflow.step.id"
 STEP_PATH = "spanflow.step.path"

@@ -1,5 +1,6 @@
 """What a run's trace is made of, as data: all that ever crosses a process."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -10,7 +11,8 @@ Resume = Literal["same", "link"]
 class TraceRecord:
     """The root span of a run, stored with it, so that whichever process ends the run can export it.
 
-    Ids are lower-case hex as in W3C Trace Context. ``trace_id`` is None for an untraced run.
+    Ids are lower-case hex as in W3C Trace Context. ``trace_id`` is None for an untraced run. ``links`` has what the
+    root is linked to, each as a W3C ``traceparent``.
     """
 
     trace_id: str | None = None
@@ -27,6 +29,14 @@ class TraceRecord:
     resume: Resume = "same"
     max_step_spans: int | None = None
     baggage: dict[str, str] = field(default_factory=lambda: {})
+    links: Sequence[str] = ()
+
+    @property
+    def traceparent(self) -> str | None:
+        """Where the root span is, as W3C Trace Context writes it; None for an untraced run."""
+        if self.trace_id is None or self.span_id is None:
+            return None
+        return f"00-{self.trace_id}-{self.span_id}-{self.trace_flags:02x}"
 
 
 UNTRACED = TraceRecord()

@@ -1,7 +1,8 @@
 """The root span of a run: where it belongs, what it carries, and how another process can end it."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from opentelemetry import baggage, trace
@@ -16,7 +17,7 @@ from spanflow.tracing.metadata import clean, flatten
 from spanflow.tracing.options import TracingContext, TracingOptions
 from spanflow.tracing.record import UNTRACED, TraceRecord
 from spanflow.tracing.source import current_source
-from spanflow.tracing.spans import RunSpans, Scope
+from spanflow.tracing.spans import Link, RunSpans, Scope
 
 
 class RootScope(Scope):
@@ -64,7 +65,12 @@ class RootScope(Scope):
             return self.span
         with pinned_trace(int(record.trace_id, 16), sampled=True):
             return self.spans.start(
-                record.name, self._parent, int(record.span_id, 16), record.attributes, record.started_at
+                record.name,
+                self._parent,
+                int(record.span_id, 16),
+                record.attributes,
+                record.started_at,
+                _links(record),
             )
 
 
@@ -167,6 +173,40 @@ def open_run(
     return RootScope(spans, record, span, _with_baggage(parent, record.baggage), live=True)
 
 
+def open_travelled(run_id: str, workflow_id: str, first: TraceRecord, came_from: tuple[str, str], at: int) -> RootScope:
+    """Start the root span of a run that goes back in another one, in the context of the caller.
+
+    It carries what the first root did, and a link to it. ``came_from`` is the id of that run and the path in it.
+    """
+    source = current_source()
+    if source is None:
+        return Untraced(run_id, TraceRecord(metadata=first.metadata))
+    spans = RunSpans(
+        source,
+        run_id,
+        hide_input=first.hide_input,
+        hide_output=first.hide_output,
+        max_step_spans=first.max_step_spans,
+    )
+    attributes = _root_attributes(run_id, workflow_id, TracingOptions(metadata=first.metadata), {})
+    attributes |= first.attributes
+    attributes |= {names.RUN_ID: run_id, names.TRAVELLED_RUN_ID: came_from[0], names.TRAVELLED_PATH: came_from[1]}
+    link = first.traceparent
+    record = replace(
+        first,
+        name=f"invoke_workflow {workflow_id}",
+        started_at=at,
+        attributes=attributes,
+        links=() if link is None else (link,),
+    )
+    parent = context_api.get_current()
+    span = spans.start(record.name, parent, spans.ids.derive("", 0), attributes, at, _links(record))
+    if not span.get_span_context().is_valid:
+        return Untraced(run_id, TraceRecord(metadata=first.metadata))
+    _place(record, span, parent)
+    return RootScope(spans, record, span, _with_baggage(parent, record.baggage), live=True)
+
+
 def reopen_run(run_id: str, record: TraceRecord, *, announced: bool, steps_run: int = 0) -> RootScope:
     """Return the root of a run that was started before, here or elsewhere. Its span is made only when the run ends.
 
@@ -219,6 +259,25 @@ def _parent(options: TracingOptions, tracing_context: TracingContext | None) -> 
         int(options.trace_id, 16), int(options.parent_span_id, 16), True, TraceFlags(TraceFlags.SAMPLED)
     )
     return trace.set_span_in_context(NonRecordingSpan(above), ambient)
+
+
+def _place(record: TraceRecord, span: Span, parent: Context) -> None:
+    """Write down where a root span stands."""
+    found, above = span.get_span_context(), trace.get_current_span(parent).get_span_context()
+    record.trace_id = format(found.trace_id, "032x")
+    record.span_id = format(found.span_id, "016x")
+    record.parent_span_id = format(above.span_id, "016x") if above.is_valid else None
+    record.trace_flags = int(found.trace_flags)
+    record.trace_state = found.trace_state.to_header() if found.trace_state else ""
+
+
+def _links(record: TraceRecord) -> Sequence[Link]:
+    """Return the links of a root, from what is stored of them."""
+    found: list[Link] = []
+    for traceparent in record.links:
+        _, trace_id, span_id, flags = traceparent.split("-")
+        found.append(Link(SpanContext(int(trace_id, 16), int(span_id, 16), True, TraceFlags(int(flags, 16)))))
+    return found
 
 
 def _root_attributes(
