@@ -87,6 +87,19 @@ async def test_a_run_in_a_file_draws_its_tree_while_it_waits_and_when_it_is_over
     assert seen(spans_of(record.plan, entries, now=now)) == seen(traces.spans)
 
 
+async def test_a_run_that_went_back_in_another_one_draws_what_is_in_its_own_trace(tmp_path: Path) -> None:
+    async with Runtime(SQLiteStore(tmp_path / "runs.db"), workflows=[refunds]) as runtime:
+        run = await runtime.create_run(refunds)
+        await run.start(Refund(amount=5))
+        await run.resume(Decision(approved=True))
+        with capture_traces() as traces:
+            new = await run.time_travel(pay)
+            await new.wait()
+        record, entries = await journal(SQLiteStore(tmp_path / "runs.db"), new.run_id)
+    drawn = [(span.name, span.start_time, span.end_time) for span in spans_of(record.plan, entries, now=0)]
+    assert drawn == [(span.name, span.start_time, span.end_time) for span in traces.find()]
+
+
 @pytest.mark.parametrize("kill", ["after write 5", "after write 9", "after write 14", "in measure[0]", "tool with 3"])
 async def test_a_run_whose_process_was_killed_draws_what_it_lost(tmp_path: Path, kill: str) -> None:
     order = Order(tmp_path, kill=kill)

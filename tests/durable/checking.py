@@ -138,7 +138,7 @@ class Outcome:
                 yield f"{copies[0].label} was exported {len(copies)} times: {copies}"
         exported = {int(span.span_id, 16) for span in self.spans}
         for entry in self.entries:
-            if entry.span_id not in exported:
+            if entry.span_id not in exported and entry.run.trace_id == self.state.trace_id:  # not taken over
                 yield f"{entry.kind.__name__} {entry.path} has no span"
 
     def _problems_of_lost_attempts(self) -> Iterator[str]:

@@ -60,6 +60,8 @@ class _History:
 
     def apply(self, entry: Entry) -> None:
         kind, path, at, payload = entry.kind, entry.path, entry.timestamp, entry.payload
+        if self.spans and at < self._began:  # it was taken over from another run, in whose trace it is
+            return
         if kind is Start:
             self._start(payload, at)
         elif kind is StepStart:
@@ -90,6 +92,10 @@ class _History:
             call.end(now, {names.STEP_STATUS: "running"})
 
     # --- events
+
+    @property
+    def _began(self) -> int:
+        return self.spans[0].start_time or 0
 
     def _start(self, payload: Mapping[str, Any], at: int) -> None:
         self._is_suspended = False
