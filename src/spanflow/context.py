@@ -64,6 +64,14 @@ class Recording(Protocol):
     ended: bool
 
 
+class OpenCall(Protocol):
+    """A tool call that is not over."""
+
+    def abandon(self) -> None:
+        """End its span: the step does not wait for this call any more."""
+        ...
+
+
 class RunSide(Protocol):
     """What a step needs of its run."""
 
@@ -71,6 +79,11 @@ class RunSide(Protocol):
     state: RunState
     deps: Any
     runtime_context: Mapping[str, Any]
+
+    @property
+    def leaving(self) -> bool:
+        """Whether this process no longer drives the run: then nothing is recorded, and open spans stay open."""
+        ...
 
     def time_ns(self) -> int: ...
 
@@ -80,7 +93,13 @@ class RunSide(Protocol):
         """Record a lifecycle event of a step, or stream a delta; from any thread. Nothing once the step has ended."""
         ...
 
-    def change_state(self, scope: str, values: dict[str, Any], by: str) -> None: ...
+    def change_state(self, scope: str, values: dict[str, Any], by: str) -> None:
+        """Change the workflow state, from any thread."""
+        ...
+
+    def catch_up(self) -> None:
+        """Record at once what threads have handed over."""
+        ...
 
     async def stored(self) -> None:
         """Return when what was recorded will outlive this process, if the store does."""
@@ -165,6 +184,7 @@ class StepContext(Generic[DepsT_co]):
         "attempt",
         "calls_from",
         "ended",
+        "open_calls",
         "open_streams",
         "path",
         "scope",
@@ -181,6 +201,7 @@ class StepContext(Generic[DepsT_co]):
         self.attempt = attempt
         self.calls_from = path
         self.ended = False
+        self.open_calls: dict[str, OpenCall] = {}
         self.open_streams: list[AsyncGenerator[Any, None]] | None = None
 
     @property
@@ -240,7 +261,8 @@ class StepContext(Generic[DepsT_co]):
         if place.state_schema is not None:
             given = _validated_state(place.state_schema, place.run.state.values.get(place.state_scope, {}), given)
         place.run.require_storable(given, "set_state: the fields", InvalidInput)
-        place.run.change_state(place.state_scope, given, self.calls_from)
+        if not self.ended:  # else it is a thread that outlived its step
+            place.run.change_state(place.state_scope, given, self.calls_from)
         return _DONE
 
     @overload

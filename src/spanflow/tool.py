@@ -201,7 +201,9 @@ class Invocation:
         self._step = step = current_step()
         if step is not None:
             step.run.require_storable(self._arguments, f"Tool {tool.id!r}: its arguments", InvalidInput)
-        path = "" if step is None else step.next_call()
+        self._result: Any = None
+        self._is_late = step is not None and step.ended  # in a task or thread that outlived it: a span, but no event
+        self._path = path = "" if step is None else step.next_call()
         self._call_id = tool_call_id or _call_id(step, path)
         attributes = tool._attributes | {names.TOOL_CALL_ID: self._call_id}  # pyright: ignore[reportPrivateUsage]
         name = tool._span_name  # pyright: ignore[reportPrivateUsage]
@@ -213,8 +215,9 @@ class Invocation:
             self._scope = step.scope.child(name, path, step.attempt, attributes, at, under=current_context())
             payload = {"tool_call_id": self._call_id, "tool_name": tool.id, "args": self._arguments}
             step.record(ToolCall, payload, self._scope.span_id, at)
+            if not self._is_late:
+                step.open_calls[path] = self
         self._scope.capture_input(names.TOOL_ARGUMENTS, self._arguments, tool.fn)
-        self._result: Any = None
 
     @property
     def scope(self) -> Scope:
@@ -262,10 +265,31 @@ class Invocation:
         self.end(error)
 
     def end(self, error: BaseException | None) -> None:
-        """Record the result or error, and end the span."""
+        """Record the result or error, and end the span, unless the step has ended before and done so itself."""
+        step, scope, tool = self._step, self._scope, self._tool
+        if step is None or self._is_late:
+            pass
+        elif step.open_calls.pop(self._path, None) is None or step.run.leaving:
+            return
+        failed = error if isinstance(error, Exception) else None
+        at = self._end_span(failed)
+        if step is None:
+            return
+        if failed is not None:
+            step.scope.recorded_inside(failed)
+        outcome = {"result": self._result} if error is None else {"error": failure(error, step.path)}
+        payload = {"tool_call_id": self._call_id, "tool_name": tool.id, **outcome}
+        step.record(ToolResultEvent, payload, scope.span_id, at)
+
+    def abandon(self) -> None:
+        """End the span: the step does not wait for this call any more."""
+        if self._step is not None and not self._step.run.leaving:
+            self._end_span(None)
+
+    def _end_span(self, failed: Exception | None) -> int:
+        """End the span, and return when that was, ns since the epoch."""
         step, scope, tool = self._step, self._scope, self._tool
         at = step.run.time_ns() if step is not None else scope.now()
-        failed = error if isinstance(error, Exception) else None
         scope.measure(
             metrics.tool_duration,
             (at - self._started_at) / 1e9,
@@ -275,13 +299,7 @@ class Invocation:
         if failed is not None and step is not None and step.scope.has_recorded(failed):
             scope.recorded_inside(failed)
         scope.end(at, failed)
-        if step is None:
-            return
-        if failed is not None:
-            step.scope.recorded_inside(failed)
-        outcome = {"result": self._result} if error is None else {"error": failure(error, step.path)}
-        payload = {"tool_call_id": self._call_id, "tool_name": tool.id, **outcome}
-        step.record(ToolResultEvent, payload, scope.span_id, at)
+        return at
 
     def _record(self, kind: type[Envelope], payload: dict[str, Any]) -> None:
         step = self._step

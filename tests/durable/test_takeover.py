@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from spanflow import DefinitionError, RunConflict, RunStream, Runtime, SQLiteStore, StepContext, Workflow, step
+from spanflow import DefinitionError, RunConflict, RunStream, Runtime, SQLiteStore, StepContext, Workflow, step, tool
 from spanflow.events import Entry, Finish, Start, StepResultEvent
+from spanflow.state import PROCESS_LOST
+from spanflow.testing import Traces
 from tests.durable.checking import Outcome, outcome_of
 from tests.durable.processes import Order, append_line, finish, launch, read_lines
 from tests.durable.program import Approval, Deps, mark, runtime_of, status_of
@@ -415,3 +417,29 @@ async def until_dead(store: SQLiteStore) -> None:
     async with asyncio.timeout(10):
         while not await store.orphans(time.time_ns()):  # noqa: ASYNC110
             await asyncio.sleep(0.005)
+
+
+async def test_a_tool_call_that_a_closing_runtime_leaves_is_closed_once(tmp_path: Path, traces: Traces) -> None:
+    began, go_on = asyncio.Event(), asyncio.Event()
+
+    @tool
+    async def look_up(number: int) -> int:
+        """Take long."""
+        began.set()
+        await go_on.wait()
+        return number
+
+    @step
+    async def work(number: int) -> int:
+        return await look_up(number=number)
+
+    working = Workflow("working", input=int).then(work)
+    async with Runtime(store=SQLiteStore(tmp_path / "runs.db"), workflows=[working]) as runtime:
+        run_id = (await (await runtime.create_run(working)).stream(1)).run_id
+        await began.wait()
+    go_on.set()
+    async with Runtime(store=SQLiteStore(tmp_path / "runs.db"), workflows=[working]) as runtime:
+        assert (await (await runtime.get_run(run_id)).wait()).unwrap() == 1
+    traces.assert_complete()
+    assert len(traces.find("execute_tool look_up")) == 2
+    assert len(traces.find("execute_tool look_up", {"error.type": PROCESS_LOST})) == 1

@@ -2,9 +2,11 @@
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 from pydantic import ValidationError
@@ -90,6 +92,7 @@ class Drive:
         self._begun = False
         self._timer: asyncio.TimerHandle | None = None
         self._waiters: list[asyncio.Future[None]] = []
+        self._handed_over: deque[Callable[[], None]] = deque()
         self.first_seq = 1
 
     # --- what steps see
@@ -107,15 +110,23 @@ class Drive:
     ) -> None:
         if threading.get_ident() == self._thread:
             self._record(step, kind, payload, span_id, at)
-        elif not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._record, step, kind, payload, span_id, at)
+        else:
+            self._hand_over(partial(self._record, step, kind, payload, span_id, at))
 
     async def stored(self) -> None:
         if self.stores_json and threading.get_ident() == self._thread:
             await self.journal.flush()
 
     def change_state(self, scope: str, values: dict[str, Any], by: str) -> None:
-        self.journal.change_state(scope, values, by)
+        if threading.get_ident() == self._thread:
+            self.journal.change_state(scope, values, by)
+        else:  # who changes it sees that at once
+            self.state.values.setdefault(scope, {}).update(values)
+            self._hand_over(partial(self.journal.change_state, scope, values, by))
+
+    def catch_up(self) -> None:
+        while self._handed_over:
+            self._handed_over.popleft()()
 
     def revive(self, schema: Schema[T], value: Any) -> T:
         if self._values_are_live:
@@ -261,6 +272,12 @@ class Drive:
             return
         self.journal.record(kind, payload, step.path, span_id, at)
         self.journal.flush_soon()
+
+    def _hand_over(self, call: Callable[[], None]) -> None:
+        """Have the loop do what a thread must not."""
+        self._handed_over.append(call)
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.catch_up)
 
     async def _run(self) -> None:
         definition, root = self._launch.definition, self.root

@@ -9,7 +9,7 @@ from spanflow.clock import Clock
 from spanflow.context import AbortSignal, BailSignal, Place, RunSide, StepContext, SuspendSignal
 from spanflow.definition import Definition
 from spanflow.errors import SpanflowError
-from spanflow.events import ResultStatus, StepFinish, StepResultEvent
+from spanflow.events import ResultStatus, StepFinish, StepResultEvent, ToolResultEvent
 from spanflow.failure import failure
 from spanflow.interpret import Bailed, Failed, Outcome, Position, Suspended, Value
 from spanflow.journal import Journal
@@ -167,7 +167,21 @@ class Inside:
             problem = SpanflowError(f"{path!r}: only a step can {what}(); a condition or function just returns.")
             return Failed(failure(problem, path), recorded=False)
         finally:
-            ctx.ended = True
+            leave(ctx)
+
+
+def leave(ctx: StepContext[Any]) -> None:
+    """Cancel the tool calls that a step leaves open in threads and tasks. What those do from here on is dropped."""
+    run, calls = ctx.run, ctx.open_calls
+    run.catch_up()
+    while calls:
+        calls.popitem()[1].abandon()
+    for call_id, entry in list(run.state.open_calls.items()):
+        if entry.path == ctx.path:
+            problem = failure(asyncio.CancelledError(), ctx.path)
+            payload = {"tool_call_id": call_id, "tool_name": entry.payload["tool_name"], "error": problem}
+            ctx.record(ToolResultEvent, payload, entry.span_id, run.time_ns())
+    ctx.ended = True
 
 
 def position_attributes(position: Position) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from spanflow.attempt import attempt
 from spanflow.context import AbortSignal, BailSignal, StepContext, SuspendSignal
-from spanflow.engines.inside import Inside, position_attributes, start_payload
+from spanflow.engines.inside import Inside, leave, position_attributes, start_payload
 from spanflow.errors import InvalidInput
 from spanflow.events import StepRetry, StepStart, StepSuspended
 from spanflow.failure import failure
@@ -83,7 +83,7 @@ async def _attempt(
         finally:
             if ctx.open_streams is not None:
                 await ctx.close_streams()
-            ctx.ended = True
+            leave(ctx)
     except Exception as error:
         if drive.leaving:  # it is the store that failed
             raise

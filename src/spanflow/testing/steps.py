@@ -156,6 +156,11 @@ class _FakeRun:
     ) -> None:
         self.emitted.append(payload["output"])
 
+    leaving = False
+
+    def catch_up(self) -> None:
+        """Do nothing: what threads do is recorded nowhere."""
+
     async def stored(self) -> None:
         return None
 

@@ -1,0 +1,123 @@
+"""Plain functions run in threads, which nothing stops: the run goes on without them, and its record is whole."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from spanflow import MemoryStore, Runtime, SQLiteStore, StepContext, Workflow, step, tool
+from spanflow.events import ToolCall, ToolResultEvent
+from spanflow.ports import Store
+from spanflow.testing import Traces
+from tests.contract.support import recorded
+
+
+class Gate:
+    """What threads wait at, and what they have done behind it."""
+
+    def __init__(self) -> None:
+        self.inside = threading.Event()
+        self.opened = threading.Event()
+        self.passed = threading.Event()
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def store(request: pytest.FixtureRequest, tmp_path: Any) -> AsyncIterator[Store]:
+    made: Store = MemoryStore() if request.param == "memory" else SQLiteStore(tmp_path / "runs.db")
+    yield made
+    await made.aclose()
+
+
+async def canceled_inside(gate: Gate, store: Store, workflow: Workflow[int, Any]) -> Any:
+    """Cancel a run while a thread works for it, and let the thread go on when the run is over."""
+    async with Runtime(store=store, workflows=[workflow]) as runtime:
+        run = await runtime.create_run(workflow)
+        stream = await run.stream(1)
+        await asyncio.to_thread(gate.inside.wait, 10)
+        result = await run.cancel()
+        gate.opened.set()
+        await asyncio.to_thread(gate.passed.wait, 10)
+        await stream.get_workflow_state()
+        return result, await recorded(run)
+
+
+@pytest.mark.parametrize("kind", ["called by a step", "as a step"])
+async def test_a_tool_in_a_thread_is_canceled_with_its_run_and_what_it_does_later_is_dropped(
+    gate: Gate, store: Store, kind: str, traces: Traces
+) -> None:
+    @tool
+    def look_up(number: int) -> int:
+        """Wait at the gate."""
+        gate.inside.set()
+        gate.opened.wait(10)
+        return number
+
+    @tool
+    def note(number: int) -> int:
+        """Come late."""
+        return number
+
+    @step
+    def work(number: int, ctx: StepContext) -> int:
+        try:
+            return look_up(number=number)
+        finally:
+            note(number=number)
+            ctx.set_state(late=True)
+            gate.passed.set()
+
+    flow = Workflow("flow", input=int)
+    if kind == "as a step":
+        gate.passed.set()
+        flow = flow.then(look_up)
+    else:
+        flow = flow.then(work)
+    result, events = await canceled_inside(gate, store, flow)
+
+    assert result.status == "canceled"
+    assert result.state == {}
+    called = [event for event in events if isinstance(event, ToolCall)]
+    (ended,) = [event for event in events if isinstance(event, ToolResultEvent)]
+    assert [event.payload.tool_name for event in called] == ["look_up"]
+    assert ended.payload.tool_call_id == called[0].payload.tool_call_id
+    assert ended.payload.error is not None
+    assert ended.payload.error.type == "asyncio.exceptions.CancelledError"
+    assert [event.type for event in events][-3:] == ["step-result", "step-finish", "finish"]
+    assert events[-1].type == "finish"
+    late = traces.find("execute_tool note")  # it did happen, when the run was over
+    assert events[-1].payload.counts.spans == len(traces.spans) - len(late)
+    traces.assert_complete()
+    root, call = traces.one("invoke_workflow flow"), traces.one("execute_tool look_up")
+    assert call.end_time is not None
+    assert root.end_time is not None
+    assert call.end_time <= root.end_time
+
+
+async def test_what_a_thread_did_before_its_step_was_canceled_counts(gate: Gate, store: Store, traces: Traces) -> None:
+    @tool
+    def look_up(number: int) -> int:
+        """Be quick."""
+        return number
+
+    @step
+    def work(number: int, ctx: StepContext) -> int:
+        look_up(number=number)
+        ctx.set_state(seen=number)
+        gate.inside.set()
+        gate.opened.wait(10)
+        gate.passed.set()
+        return number
+
+    result, events = await canceled_inside(gate, store, Workflow("flow", input=int).then(work))
+
+    assert result.state == {"seen": 1}
+    (ended,) = [event for event in events if isinstance(event, ToolResultEvent)]
+    assert ended.payload.result == 1
+    traces.assert_complete()
