@@ -111,13 +111,15 @@ class OtlpReceiver:
         spans = receiver.wait_for(lambda spans: len(spans) == 3)
 
     With ``tls`` it presents ``tests/tls/certificate.pem``, which is its own authority. It can misbehave, from now on or
-    again no longer: ``refuses`` is the status that it answers with, ``delay`` the seconds it takes for that.
+    again no longer: ``refuses`` is the status that it answers with, ``delay`` the seconds it takes for that, and
+    ``largest`` the bytes above which a message is too large.
     """
 
     def __init__(self, protocol: WireProtocol = "grpc", *, port: int = 0, tls: bool = False) -> None:
         self.protocol: WireProtocol = protocol
         self.refuses: int | grpc.StatusCode | None = None
         self.delay = 0.0
+        self.largest: int | None = None
         self.requests = 0
         self._port = port
         self._tls = tls
@@ -185,12 +187,22 @@ class OtlpReceiver:
                     raise TimeoutError(f"Not the spans waited for within {timeout} s. Received {len(spans)}: {names}.")
         return spans
 
+    def wait_for_requests(self, number: int, timeout: float = 30.0) -> None:
+        """Return when so many requests came, refused ones included."""
+        with self._arrived:
+            if not self._arrived.wait_for(lambda: self.requests >= number, timeout):
+                raise TimeoutError(f"{self.requests} requests came within {timeout} s, {number} were waited for.")
+
     def _take(self, request: Message) -> None:
-        self.requests += 1
+        with self._arrived:
+            self.requests += 1
+            self._arrived.notify_all()
         if self.delay:
             time.sleep(self.delay)
         if self.refuses is not None:
             raise _Refused(self.refuses)
+        if self.largest is not None and request.ByteSize() > self.largest:
+            raise _Refused(413 if self.protocol != "grpc" else grpc.StatusCode.RESOURCE_EXHAUSTED, "larger than max")
         with self._arrived:
             match request:
                 case ExportTraceServiceRequest():
@@ -248,9 +260,10 @@ class _Server(Protocol):
 class _Refused(Exception):
     """The receiver was told to answer with this status."""
 
-    def __init__(self, status: int | grpc.StatusCode) -> None:
+    def __init__(self, status: int | grpc.StatusCode, details: str = "refused by the test") -> None:
         super().__init__(status)
         self.status = status
+        self.details = details
 
 
 class _GrpcServer:
@@ -277,7 +290,7 @@ def _grpc_handler(signal: _Signal, take: _Take) -> grpc.GenericRpcHandler:
         try:
             take(request)
         except _Refused as refusal:
-            context.abort(cast("grpc.StatusCode", refusal.status), "refused by the test")
+            context.abort(cast("grpc.StatusCode", refusal.status), refusal.details)
         return signal.response()
 
     method = grpc.unary_unary_rpc_method_handler(

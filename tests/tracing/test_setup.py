@@ -34,7 +34,7 @@ def one_run(tracer=None):
     tracer = tracer or trace.get_tracer("spanflow")
     tracer.start_span("invoke_workflow qa").end()
 """
-BATCH, CONSOLE = "BatchSpanProcessor", "ConsoleTreeProcessor"
+QUEUE, CONSOLE = "ExportQueue", "ConsoleTreeProcessor"
 
 
 def in_process(script: str, **environment: str) -> tuple[dict[str, Any], str]:
@@ -104,15 +104,15 @@ def test_spans_are_sent_at_exit_without_any_further_call() -> None:
 @pytest.mark.parametrize(
     ("arguments", "environment", "expected"),
     [
-        ("", {}, [BATCH]),
+        ("", {}, [QUEUE]),
         ("console=True", {}, [CONSOLE]),
-        ("console=True", {"OTEL_TRACES_EXPORTER": "otlp"}, [BATCH, CONSOLE]),
-        ("console=True", {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:1"}, [BATCH, CONSOLE]),
-        ("console=True, endpoint='http://localhost:1'", {}, [BATCH, CONSOLE]),
+        ("console=True", {"OTEL_TRACES_EXPORTER": "otlp"}, [QUEUE, CONSOLE]),
+        ("console=True", {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:1"}, [QUEUE, CONSOLE]),
+        ("console=True, endpoint='http://localhost:1'", {}, [QUEUE, CONSOLE]),
         ("console=True", {"OTEL_TRACES_EXPORTER": "none"}, [CONSOLE]),
         ("", {"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:1"}, []),
         ("", {"OTEL_TRACES_EXPORTER": "console"}, [CONSOLE]),
-        ("", {"OTEL_TRACES_EXPORTER": "otlp, console"}, [BATCH, CONSOLE]),
+        ("", {"OTEL_TRACES_EXPORTER": "otlp, console"}, [QUEUE, CONSOLE]),
     ],
 )
 def test_spans_go_where_they_were_asked_to_go(arguments: str, environment: dict[str, str], expected: list[str]) -> None:
@@ -181,7 +181,7 @@ def test_a_given_exporter_takes_the_place_of_otlp() -> None:
         show(names=[span.name for span in memory.get_finished_spans()], processors=processors())
         """
     )
-    assert shown == {"names": ["invoke_workflow qa"], "processors": [BATCH]}
+    assert shown == {"names": ["invoke_workflow qa"], "processors": [QUEUE]}
 
 
 def test_the_sampler_of_the_environment_is_used() -> None:
@@ -205,7 +205,9 @@ def test_a_disabled_sdk_stays_disabled() -> None:
         OTEL_SDK_DISABLED="true",
     )
     assert shown == {"configured": False, "flushed": True, "sdk": False}
-    assert stderr == ""
+    assert stderr.splitlines() == [
+        "configure_tracing: OTEL_SDK_DISABLED=true: nothing is traced. Unset it to have traces."
+    ]
 
 
 def test_a_provider_of_the_application_is_used_and_left_alone() -> None:
@@ -253,7 +255,7 @@ def test_a_second_call_doubles_nothing() -> None:
         show(processors=processors(), first=first.configured, second=second.configured)
         """
     )
-    assert shown == {"processors": [BATCH, CONSOLE], "first": True, "second": False}
+    assert shown == {"processors": [QUEUE, CONSOLE], "first": True, "second": False}
     assert stderr == ""
 
 
@@ -330,8 +332,8 @@ def test_the_protocol_is_the_one_asked_for_or_that_of_the_port(environment: dict
     shown, _ = in_process(
         """
         configure_tracing()
-        exporter = trace.get_tracer_provider()._active_span_processor._span_processors[0].span_exporter
-        show(module=type(exporter).__module__)
+        delivery = trace.get_tracer_provider()._active_span_processor._span_processors[0]._delivery
+        show(module=type(delivery.line._exporter()).__module__)
         sys.stdout.flush()
         os._exit(0)
         """,
@@ -350,20 +352,26 @@ def test_the_protocol_is_the_one_asked_for_or_that_of_the_port(environment: dict
         ({"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "tcp"}, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL='tcp'"),
         ({"OTEL_BSP_MAX_QUEUE_SIZE": "many"}, "OTEL_BSP_MAX_QUEUE_SIZE='many' must be a positive whole number"),
         ({"OTEL_BSP_MAX_QUEUE_SIZE": "5", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "9"}, "Raise the one or lower the other"),
+        ({"OTEL_EXPORTER_OTLP_HEADERS": "api-key=ok,geheim"}, "OTEL_EXPORTER_OTLP_HEADERS: item 2 of 2 is no header"),
+        ({"OTEL_EXPORTER_OTLP_HEADERS": "api-key=schön"}, "item 1 of 1 is no header.*URL-encoded"),
     ],
 )
-def test_a_wrong_variable_is_named_with_what_to_do(environment: dict[str, str], message: str) -> None:
-    shown, _ = in_process(
-        """
-        from spanflow import SpanflowError, configure_tracing
-        try:
-            configure_tracing()
-        except SpanflowError as error:
-            show(message=str(error))
-        """,
-        **environment,
-    )
-    assert re.search(message, shown["message"])
+def test_a_wrong_variable_is_named_once_with_what_to_do_and_stops_nothing(
+    environment: dict[str, str], message: str
+) -> None:
+    with OtlpReceiver("http/protobuf") as receiver:
+        variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
+        _, stderr = in_process(
+            """
+            with configure_tracing():
+                one_run()
+                metrics.get_meter("spanflow").create_counter("runs").add(1)
+            """,
+            **variables | environment,
+        )
+    (line,) = stderr.splitlines()
+    assert re.search(message, line)
+    assert receiver.count() == (0 if "OTEL_TRACES_EXPORTER" in environment else 1)
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,8 @@ class Drive:
             self._hand_over(partial(self._record, step, kind, payload, span_id, at))
 
     async def stored(self) -> None:
+        if self.root.spans.room.crowded:
+            await self.root.spans.room.room()
         if self.stores_json and threading.get_ident() == self._thread:
             await self.journal.flush()
 
@@ -363,7 +365,9 @@ class Drive:
                 root.measure(metrics.workflow_duration, seconds, {names.WORKFLOW_NAME: definition.id}, error)
         if not root.spans.ends_inline:
             await root.spans.settle()
-        counts = self.state.counts_with(root.spans.ended, root.spans.lost, root.spans.left_out.total)
+        if root.spans.room.losing:
+            await root.spans.room.drained()
+        counts = self.state.counts_with(root.spans.ended, root.spans.dropped, root.spans.left_out.total)
         payload: dict[str, Any] = {
             "status": status,
             "result": value.data,

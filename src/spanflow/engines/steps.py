@@ -39,6 +39,8 @@ async def run_step(inside: Inside, step: AnyStep, path: str, value: Value, posit
         number, failures = known.attempt, known.failures
         if known.status == "waiting" and known.until is not None:  # its process died between two attempts
             await _delay(inside, step.id, path, number, known.ended_at or known.until, known.until)
+    elif inside.scope.spans.room.crowded:  # while there is nothing yet that would have to be closed
+        await inside.scope.spans.room.room()
     while True:
         if inside.drive.stopping:
             if failures and not inside.drive.leaving:
@@ -77,6 +79,8 @@ async def _attempt(
             if not journal.flushed_now():
                 await journal.flush()
             output = await attempt(step, value.data, ctx, drive.clock)
+            if scope.spans.room.full:  # of many that were begun at once
+                await scope.spans.room.room()
             if drive.stores_json:
                 await drive.assure()
                 drive.require_storable(output, f"Step {path!r} returned what")

@@ -15,6 +15,7 @@ from typing import Protocol, TypeAlias
 
 from opentelemetry.trace import Span
 
+from spanflow.tracing.backpressure import Owner, ending
 from spanflow.tracing.metrics import guarded, warn_once
 
 _QUEUE_SIZE = 8192  # spans: what a hanging processor may hold in memory
@@ -27,7 +28,7 @@ class _Signal(Protocol):
     def set(self) -> None: ...
 
 
-_Work: TypeAlias = "queue.Queue[tuple[Span, int] | _Signal]"
+_Work: TypeAlias = "queue.Queue[tuple[Span, int, Owner] | _Signal]"
 
 
 class SpanEnder:
@@ -40,11 +41,11 @@ class SpanEnder:
         self._lock = threading.Lock()
         self._stalled = False
 
-    def put(self, span: Span, end_time: int) -> bool:
+    def put(self, span: Span, end_time: int, owner: Owner) -> bool:
         """Hand a span over. Return False when the queue is full: the span is lost."""
         self._start()
         try:
-            self._queue.put_nowait((span, end_time))
+            self._queue.put_nowait((span, end_time, owner))
         except queue.Full:
             return False
         return True
@@ -103,7 +104,7 @@ def _end_spans(work: _Work) -> None:
     while True:
         item = work.get()
         if isinstance(item, tuple):
-            span, end_time = item
+            span, end_time, ending.owner = item
             guarded(partial(span.end, end_time))
         else:
             item.set()

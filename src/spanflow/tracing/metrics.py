@@ -40,6 +40,10 @@ runs_active = _meter.create_up_down_counter(
     names.RUNS_ACTIVE, unit="{run}", description="Runs that this process is executing"
 )
 
+spans_dropped = _meter.create_counter(
+    names.SPANS_DROPPED, unit="{span}", description="Spans that ended and did not reach the back end"
+)
+
 
 def are_collected() -> bool:
     """Tell whether the application has set a meter provider: the API's stand-ins have nothing behind them yet."""
@@ -53,6 +57,10 @@ def record(histogram: Histogram, seconds: float, attributes: dict[str, Any], con
 
 def count_active(change: int, workflow_id: str) -> None:
     guarded(lambda: runs_active.add(change, {names.WORKFLOW_NAME: workflow_id}))
+
+
+def count_dropped(number: int, reason: str) -> None:
+    guarded(lambda: spans_dropped.add(number, {names.DROP_REASON: reason}))
 
 
 _warned: set[str] = set()

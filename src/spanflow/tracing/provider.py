@@ -5,17 +5,18 @@ import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricExporter, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import HOST_NAME, PROCESS_PID, SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.export import SpanExporter
 
-from spanflow.errors import SpanflowError
-
-Protocol = Literal["grpc", "http/protobuf"]
+from spanflow.tracing.delivery import Delivery, OtlpMetrics, OtlpSpans
+from spanflow.tracing.delivery import ToExporter as ToExporter
+from spanflow.tracing.environment import Destination, Problems, positive
+from spanflow.tracing.export_queue import ExportQueue
+from spanflow.tracing.hearing import hearing
 
 _MAX_QUEUE_SIZE = 65_536  # spans; the SDK's 2048 loses half of a fan-out
 _MAX_EXPORT_BATCH_SIZE = 2_048  # spans
@@ -24,7 +25,7 @@ _SCHEDULE_DELAY = 1_000  # ms
 
 def make_tracer_provider(service_name: str | None, processors: Sequence[SpanProcessor]) -> TracerProvider:
     """Make a tracer provider; sampler and limits come from ``OTEL_TRACES_SAMPLER`` and its like."""
-    provider = TracerProvider(resource=_resource(service_name))
+    provider = TracerProvider(resource=_resource(service_name), shutdown_on_exit=False)  # that hangs; see `leaving`
     for processor in processors:
         provider.add_span_processor(processor)
     return provider
@@ -32,49 +33,56 @@ def make_tracer_provider(service_name: str | None, processors: Sequence[SpanProc
 
 def make_meter_provider(provider: TracerProvider, exporter: MetricExporter) -> MeterProvider:
     """Make a meter provider that describes the same resource; ``OTEL_METRIC_EXPORT_INTERVAL`` is its interval."""
-    return MeterProvider([PeriodicExportingMetricReader(exporter)], resource=provider.resource)
+    return MeterProvider([PeriodicExportingMetricReader(exporter)], provider.resource, shutdown_on_exit=False)
 
 
-def batches(exporter: SpanExporter) -> BatchSpanProcessor:
-    """Export in batches, with a queue that holds a large fan-out unless ``OTEL_BSP_*`` says otherwise."""
-    queue_size = _positive("OTEL_BSP_MAX_QUEUE_SIZE", _MAX_QUEUE_SIZE)
-    batch_size = _positive("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", min(_MAX_EXPORT_BATCH_SIZE, queue_size))
-    if batch_size > queue_size:
-        raise SpanflowError(
+def queue_to(delivery: Delivery, problems: Problems) -> ExportQueue:
+    """Queue spans on their way to a delivery, as ``OTEL_BSP_*`` says, else so that a large fan-out finds room."""
+    size = positive("OTEL_BSP_MAX_QUEUE_SIZE", _MAX_QUEUE_SIZE, problems)
+    fitting = min(_MAX_EXPORT_BATCH_SIZE, size)
+    batch_size = positive("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", fitting, problems)
+    if batch_size > size:
+        problems.append(
             f"OTEL_BSP_MAX_EXPORT_BATCH_SIZE={batch_size} is more than the queue holds "
-            f"(OTEL_BSP_MAX_QUEUE_SIZE={queue_size}). Raise the one or lower the other."
+            f"(OTEL_BSP_MAX_QUEUE_SIZE={size}), and {fitting} is used. Raise the one or lower the other."
         )
-    delay = _positive("OTEL_BSP_SCHEDULE_DELAY", _SCHEDULE_DELAY)
-    return BatchSpanProcessor(exporter, queue_size, delay, batch_size)
+        batch_size = fitting
+    delay = positive("OTEL_BSP_SCHEDULE_DELAY", _SCHEDULE_DELAY, problems)
+    return ExportQueue(delivery, size, batch_size, delay / 1000)
 
 
-def otlp_span_exporter(protocol: Protocol, endpoint: str | None) -> SpanExporter:
-    """Make the OTLP exporter for spans; whatever is not given it reads from ``OTEL_EXPORTER_OTLP_*``."""
-    if protocol == "grpc":
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
-
-        return GrpcExporter(endpoint)
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
-
-    return HttpExporter(_with_path(endpoint, "/v1/traces"))
+def otlp_spans(destination: Destination) -> OtlpSpans:
+    """Deliver spans by OTLP; whatever is not said here the exporter reads from ``OTEL_EXPORTER_OTLP_*``."""
+    return OtlpSpans(lambda: _span_exporter(destination), destination)
 
 
-def otlp_metric_exporter(protocol: Protocol, endpoint: str | None) -> MetricExporter:
-    """Make the OTLP exporter for metrics."""
-    if protocol == "grpc":
-        from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
-
-        return GrpcExporter(endpoint)
+def otlp_metrics(destination: Destination) -> MetricExporter:
+    """Export metrics by OTLP."""
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpExporter
 
-    return HttpExporter(_with_path(endpoint, "/v1/metrics"))
+    with hearing():
+        like = HttpExporter(destination.endpoint)  # it opens no connection, and reads what gRPC's would
+    return OtlpMetrics(lambda: _metric_exporter(destination), destination, like)
 
 
-def _with_path(endpoint: str | None, path: str) -> str | None:
-    """Complete a base URL, as the exporters do for ``OTEL_EXPORTER_OTLP_ENDPOINT`` but not for their argument."""
-    if endpoint is None or endpoint.endswith(path):
-        return endpoint
-    return endpoint.rstrip("/") + path
+def _span_exporter(destination: Destination) -> SpanExporter:
+    if destination.protocol == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
+
+        return GrpcExporter(destination.endpoint)
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
+
+    return HttpExporter(destination.endpoint)
+
+
+def _metric_exporter(destination: Destination) -> MetricExporter:
+    if destination.protocol == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
+
+        return GrpcExporter(destination.endpoint)
+    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpExporter
+
+    return HttpExporter(destination.endpoint)
 
 
 def _resource(service_name: str | None) -> Resource:
@@ -89,12 +97,3 @@ def _program_name() -> str:
     program = Path(sys.argv[0] if sys.argv else "")
     name = program.parent.name if program.stem == "__main__" else program.stem
     return name if name not in ("", "-c", "-m", "-") else "python"
-
-
-def _positive(variable: str, default: int) -> int:
-    text = os.environ.get(variable, "").strip()
-    if not text:
-        return default
-    if not text.isdecimal() or int(text) == 0:
-        raise SpanflowError(f"{variable}={text!r} must be a positive whole number. Leave it out for {default}.")
-    return int(text)

@@ -1,30 +1,31 @@
 """`configure_tracing`: the SDK and its exporters from the standard ``OTEL_*`` variables, in one call."""
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self, TextIO
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from opentelemetry import metrics, trace
 
 from spanflow.errors import SpanflowError
+from spanflow.tracing import environment, leaving
 from spanflow.tracing.content import set_capture
+from spanflow.tracing.diagnosis import Protocol
+from spanflow.tracing.environment import PROTOCOLS, Destination, listed
 
 if TYPE_CHECKING:  # the SDK is imported only when tracing is configured
     from opentelemetry.sdk.trace import SpanProcessor
     from opentelemetry.sdk.trace.export import SpanExporter
 
-_logger = logging.getLogger(__name__)
+    from spanflow.tracing.export_queue import ExportQueue
 
-Protocol = Literal["grpc", "http/protobuf"]
+_logger = logging.getLogger("spanflow")
 
-_PROTOCOLS: dict[str, Protocol] = {"grpc": "grpc", "http/protobuf": "http/protobuf"}
-_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-_GRPC_PORT = 4317  # by OTLP's convention; 4318 is HTTP
+_FOR_SPANS = 0.8  # of the time for a shutdown: the last metrics, with what was dropped, go out after the last spans
+_HOPELESS = 1.0  # s for the last metrics where the back end did not take the last spans
+_LONGEST_EXIT = 30.0  # s that the exit of the process waits for a back end which keeps taking spans
 
 
 def configure_tracing(
@@ -53,20 +54,34 @@ def configure_tracing(
         endpoint: base URL of the OTLP receiver; else ``OTEL_EXPORTER_OTLP_ENDPOINT``. It does not overrule
             ``OTEL_TRACES_EXPORTER=none``.
 
+    Spans wait for their export in a queue of 65,536 (``OTEL_BSP_MAX_QUEUE_SIZE``). When it is half full, runs begin no
+    more steps until there is room, as long as the back end takes anything; one that takes nothing for five seconds is
+    no longer waited for. What is queued is exported when the process exits, or is terminated by SIGTERM where the
+    application does not handle that: then a back end that fails is given up after about a second, one that does not
+    answer after five. What is lost is counted, for each run in its ``finish`` event, in the metric
+    ``spanflow.spans.dropped``, and in a line of the log. An application's own provider keeps its own ways.
+
+    A variable that cannot be meant is left out, with a warning that says what to change.
+
     Raises:
-        SpanflowError: a value, here or in the environment, that cannot be meant; nothing is configured then.
+        SpanflowError: an argument that cannot be meant; nothing is configured then.
     """
     _check_endpoint(endpoint)
     _check_exporter(exporter)
-    if protocol is not None:
-        _known_protocol("protocol", protocol)
+    if protocol is not None and protocol not in PROTOCOLS:
+        raise SpanflowError(f"protocol={protocol!r} is not supported. Use {listed(tuple(PROTOCOLS))}.")
     existing = trace.get_tracer_provider()
-    if _is_disabled():
+    problems: list[str] = []
+    if environment.is_disabled():
         setup = TracingSetup(existing, configured=False)
+        problems.append("OTEL_SDK_DISABLED=true: nothing is traced. Unset it to have traces.")
     elif isinstance(existing, trace.ProxyTracerProvider):  # the API's stand-in: none was set
-        setup = _configure(service_name, _wanted(console, exporter, protocol, endpoint))
+        environment.check_sampler(problems)
+        setup = _configure(service_name, _wanted(console, exporter, protocol, endpoint, problems), problems)
     else:
         setup = _use(existing, console, ignored=exporter is not None or endpoint is not None)
+    for problem in dict.fromkeys(problems):
+        _logger.warning("configure_tracing: %s", problem)
     if capture_content is not None:
         set_capture(capture_content)
     return setup
@@ -81,10 +96,18 @@ class TracingSetup:
             ``OTEL_SDK_DISABLED`` is true. Then `shutdown` leaves it alone.
     """
 
-    def __init__(self, provider: trace.TracerProvider, *, configured: bool, meter_provider: Any = None) -> None:
+    def __init__(
+        self,
+        provider: trace.TracerProvider,
+        *,
+        configured: bool,
+        meter_provider: Any = None,
+        queues: "Sequence[ExportQueue]" = (),
+    ) -> None:
         self.provider = provider
         self.configured = configured
         self._meter_provider = meter_provider
+        self._queues = queues
         self._flushing: threading.Thread | None = None
 
     def __repr__(self) -> str:
@@ -94,7 +117,8 @@ class TracingSetup:
     def flush(self, timeout: float = 5.0) -> bool:
         """Export all spans that have ended. Return whether that was done within ``timeout`` seconds.
 
-        True does not tell that the receiver took them: the SDK keeps that to itself (and to its log).
+        With a provider of `configure_tracing`, True also tells that the back end took them; with one of the
+        application, the SDK keeps that to itself (and to its log).
         """
         deadline = time.monotonic() + timeout
         if self._flushing is not None and not _ended_by(self._flushing, deadline):
@@ -104,9 +128,22 @@ class TracingSetup:
         return _ended_by(self._flushing, deadline) and results == [True]
 
     def shutdown(self, timeout: float = 10.0) -> None:
-        """Export what is left and stop, waiting no longer than ``timeout`` seconds. Spans that end later are lost."""
-        if self.configured:
-            _ended_by(_in_background(self._shutdown), time.monotonic() + timeout)
+        """Export what is left and stop, waiting no longer than ``timeout`` seconds. Spans that end later are lost.
+
+        A back end that takes nothing is not waited for as long: one that fails about a second, one that does not answer
+        five. What it has not taken by then is lost, and counted.
+        """
+        if not self.configured:
+            return
+        deadline = time.monotonic() + timeout
+        taken = [queue.close(timeout * _FOR_SPANS) for queue in self._queues]
+        left = deadline - time.monotonic() if all(taken) else min(deadline - time.monotonic(), _HOPELESS)
+        _ended_by(_in_background(self._shutdown), time.monotonic() + left)
+        leaving.forget(self.leave)
+
+    def leave(self) -> None:
+        """Export what is left as the process ends, for as long as it is taken."""
+        self.shutdown(_LONGEST_EXIT)
 
     def __enter__(self) -> Self:
         return self
@@ -131,53 +168,59 @@ class TracingSetup:
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """Where spans and metrics are to go; a protocol stands for OTLP."""
+    """Where spans and metrics are to go; a destination stands for OTLP."""
 
     console: bool | TextIO
     exporter: "SpanExporter | None"
-    endpoint: str | None
-    spans: Protocol | None
-    metrics: Protocol | None
+    spans: Destination | None = None
+    metrics: Destination | None = None
 
 
 def _wanted(
-    console: bool | TextIO, exporter: "SpanExporter | None", protocol: Protocol | None, endpoint: str | None
+    console: bool | TextIO,
+    exporter: "SpanExporter | None",
+    protocol: Protocol | None,
+    endpoint: str | None,
+    problems: list[str],
 ) -> _Wanted:
-    named = _names("OTEL_TRACES_EXPORTER", ("otlp", "console", "none"))
+    named = environment.exporter_names("TRACES", ("otlp", "console", "none"), problems)
     if console is False:
-        console = "console" in named
+        console = "console" in (named or ())
     if exporter is not None:
-        return _Wanted(console, exporter, endpoint, spans=None, metrics=None)
-    asked_for = endpoint is not None or protocol is not None or any(os.environ.get(name) for name in _ENDPOINTS)
-    if "otlp" not in named and (named or (console is not False and not asked_for)):
-        return _Wanted(console, exporter, endpoint, spans=None, metrics=None)
-    with_metrics = "none" not in _names("OTEL_METRICS_EXPORTER", ("otlp", "none"))
-    return _Wanted(
-        console,
-        exporter,
-        endpoint,
-        spans=protocol or _protocol_of("TRACES", endpoint),
-        metrics=protocol or _protocol_of("METRICS", endpoint) if with_metrics else None,
-    )
+        return _Wanted(console, exporter)
+    asked_for = endpoint is not None or protocol is not None or environment.has_own_endpoint("TRACES")
+    by_otlp = "otlp" in named if named is not None else console is False or asked_for
+    if not by_otlp:
+        return _Wanted(console, exporter)
+
+    def destination(signal: environment.Signal) -> Destination:
+        chosen = protocol or environment.protocol_of(signal, endpoint, problems)
+        return environment.destination_of(signal, chosen, endpoint, problems)
+
+    with_metrics = environment.exporter_names("METRICS", ("otlp", "none"), problems) in (None, ["otlp"])
+    return _Wanted(console, exporter, destination("TRACES"), destination("METRICS") if with_metrics else None)
 
 
-def _configure(service_name: str | None, wanted: _Wanted) -> TracingSetup:
+def _configure(service_name: str | None, wanted: _Wanted, problems: list[str]) -> TracingSetup:
     from spanflow.tracing import provider as sdk  # here, since it imports the SDK
 
-    processors: list[SpanProcessor] = []
+    queues: list[ExportQueue] = []
     if wanted.exporter is not None:
-        processors.append(sdk.batches(wanted.exporter))
+        queues.append(sdk.queue_to(sdk.ToExporter(wanted.exporter), problems))
     if wanted.spans is not None:
-        processors.append(sdk.batches(sdk.otlp_span_exporter(wanted.spans, wanted.endpoint)))
-    if wanted.console is not False:
-        processors.append(_console(wanted.console))
-    provider = sdk.make_tracer_provider(service_name, processors)
+        queues.append(sdk.queue_to(sdk.otlp_spans(wanted.spans), problems))
+    shown = [] if wanted.console is False else [_console(wanted.console)]
+    provider = sdk.make_tracer_provider(service_name, [*queues, *shown])
     trace.set_tracer_provider(provider)
     meter_provider = None
     if wanted.metrics is not None and not _has_meter_provider():
-        meter_provider = sdk.make_meter_provider(provider, sdk.otlp_metric_exporter(wanted.metrics, wanted.endpoint))
+        meter_provider = sdk.make_meter_provider(provider, sdk.otlp_metrics(wanted.metrics))
         metrics.set_meter_provider(meter_provider)
-    return TracingSetup(provider, configured=True, meter_provider=meter_provider)
+    setup = TracingSetup(provider, configured=True, meter_provider=meter_provider, queues=queues)
+    leaving.call_before_leaving(setup.leave)
+    for queue in queues:
+        queue.on_start_in_process(lambda: leaving.call_before_worker_ends(setup.leave))
+    return setup
 
 
 def _use(provider: trace.TracerProvider, console: bool | TextIO, *, ignored: bool) -> TracingSetup:
@@ -208,42 +251,6 @@ def _has_meter_provider() -> bool:
     return type(metrics.get_meter_provider()).__name__ != "_ProxyMeterProvider"  # the API's stand-in, not exported
 
 
-def _is_disabled() -> bool:
-    return os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
-
-
-def _names(variable: str, known: Sequence[str]) -> Sequence[str]:
-    names = [name.strip().lower() for name in os.environ.get(variable, "").split(",") if name.strip()]
-    for name in names:
-        if name not in known:
-            raise SpanflowError(
-                f"{variable}={os.environ[variable]!r}: {name!r} is not known here. Use {_listed(known)}, or set a "
-                f"provider with that exporter before configure_tracing() is called: then it is used."
-            )
-    return names
-
-
-def _protocol_of(signal: str, endpoint: str | None) -> Protocol:
-    for variable in (f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
-        if name := os.environ.get(variable):
-            return _known_protocol(variable, name)
-    target = endpoint or os.environ.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT") or os.environ.get(_ENDPOINTS[1]) or ""
-    return "grpc" if _port(target) == _GRPC_PORT else "http/protobuf"
-
-
-def _known_protocol(source: str, name: str) -> Protocol:
-    if name not in _PROTOCOLS:
-        raise SpanflowError(f"{source}={name!r} is not supported. Use {_listed(tuple(_PROTOCOLS))}.")
-    return _PROTOCOLS[name]
-
-
-def _port(url: str) -> int | None:
-    try:
-        return urlsplit(url if "//" in url else f"//{url}").port
-    except ValueError:  # the exporter will say what is wrong with it
-        return None
-
-
 def _check_endpoint(endpoint: str | None) -> None:
     if endpoint is not None and not endpoint.startswith(("http://", "https://")):
         raise SpanflowError(
@@ -257,11 +264,6 @@ def _check_exporter(exporter: object) -> None:
         raise SpanflowError(
             f"exporter={exporter!r} has no method `export`: a SpanExporter of the OpenTelemetry SDK was expected."
         )
-
-
-def _listed(names: Sequence[str]) -> str:
-    *first, last = (f"'{name}'" for name in names)
-    return f"{', '.join(first)} or {last}"
 
 
 def _in_background(work: Callable[[], object]) -> threading.Thread:

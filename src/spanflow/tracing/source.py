@@ -6,6 +6,7 @@ from opentelemetry import trace
 from opentelemetry.trace import Tracer, TracerProvider
 
 from spanflow.tracing import metrics, names
+from spanflow.tracing.backpressure import BOUNDLESS, ExportRoom
 from spanflow.tracing.flushing import Flusher
 from spanflow.tracing.ids import adopt, follows_parent, keeps_roots
 from spanflow.tracing.starting import StartChild, StartRoot, starters
@@ -14,7 +15,17 @@ from spanflow.tracing.starting import StartChild, StartRoot, starters
 class Source:
     """A tracer provider as a run needs it. Getting a tracer anew costs more than a span, so it is kept."""
 
-    __slots__ = ("_blocks_for", "_ends_inline", "_flusher", "pins", "provider", "start_child", "start_root", "tracer")
+    __slots__ = (
+        "_blocks_for",
+        "_ends_inline",
+        "_flusher",
+        "_room",
+        "pins",
+        "provider",
+        "start_child",
+        "start_root",
+        "tracer",
+    )
 
     def __init__(self, provider: TracerProvider, tracer: Tracer) -> None:
         self.provider = provider
@@ -26,6 +37,7 @@ class Source:
         self.pins = adopt(tracer)
         self._blocks_for: object = self
         self._ends_inline = False
+        self._room: ExportRoom = BOUNDLESS
         self._flusher = Flusher(provider)
 
     def export_soon(self) -> None:
@@ -39,6 +51,16 @@ class Source:
         The SDK's batch processor only queues. Any other may export on the spot, and an exporter may hang; one that
         does not says so with ``never_blocks = True``.
         """
+        self._look()
+        return self._ends_inline
+
+    @property
+    def room(self) -> ExportRoom:
+        """The queue that spans go to, where `configure_tracing` has set it up; else one that is never full."""
+        self._look()
+        return self._room
+
+    def _look(self) -> None:
         active: Any = getattr(self.provider, "_active_span_processor", None)
         processors: tuple[Any, ...] | None = getattr(active, "_span_processors", None)
         if processors is not self._blocks_for:  # the SDK replaces the tuple when a processor is added
@@ -47,7 +69,7 @@ class Source:
                 getattr(each, "never_blocks", False) or type(each).__name__ == "BatchSpanProcessor"
                 for each in processors
             )
-        return self._ends_inline
+            self._room = next((each for each in processors or () if hasattr(each, "crowded")), BOUNDLESS)
 
 
 _known: list[Source] = []

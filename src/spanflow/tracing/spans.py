@@ -23,6 +23,7 @@ from opentelemetry.trace import Link as Link
 from opentelemetry.trace.span import TraceFlags
 
 from spanflow.tracing import metrics, names
+from spanflow.tracing.backpressure import BOUNDLESS, ExportRoom, ending
 from spanflow.tracing.content import capture, capture_enabled
 from spanflow.tracing.ending import SpanEnder
 from spanflow.tracing.ids import SpanIds, pin_span
@@ -47,9 +48,11 @@ class RunSpans:
         "ids",
         "left_out",
         "lost",
+        "lost_on_the_way",
         "max_step_spans",
         "measures",
         "pins",
+        "room",
         "start_child",
         "start_new_trace",
         "steps",
@@ -68,16 +71,18 @@ class RunSpans:
         self.ids = SpanIds(run_id)
         self.measures = metrics.are_collected()
         self.ended = 0
-        self.lost = 0
+        self.lost = self.lost_on_the_way = 0
         self.steps = 0
         self.max_step_spans = sys.maxsize if max_step_spans is None else max_step_spans
         self.left_out = LeftOut()
+        self.room: ExportRoom = BOUNDLESS
         self.captures_input = self.captures_output = self.pins = self.ends_inline = False
         self.tracer: Tracer | None = None
         self.start_child: StartChild | None = None
         self.start_new_trace: StartRoot | None = None
         if source is not None:
             self.start_child, self.start_new_trace = source.start_child, source.start_root
+            self.room = source.room
             self.tracer, self.pins, self.ends_inline = source.tracer, source.pins, source.ends_inline
             if capture_enabled():
                 self.captures_input, self.captures_output = not hide_input, not hide_output
@@ -126,12 +131,22 @@ class RunSpans:
             return
         self.ended += 1
         if self.ends_inline:
+            ending.owner = self
             try:
                 span.end(at)
             except Exception as error:
                 metrics.warn_once("A span processor raised; the run goes on without it: %r", error)
-        elif not _ender.put(span, at):
+        elif not _ender.put(span, at, self):
             self.lost += 1
+
+    def lose(self, number: int) -> None:
+        """Count spans of this run that ended and will not arrive. The queue calls this, holding its lock."""
+        self.lost_on_the_way += number
+
+    @property
+    def dropped(self) -> int:
+        """How many spans of this run will not arrive, as far as it is known."""
+        return self.lost + self.lost_on_the_way
 
     async def settle(self) -> None:
         """Let processors that export on the spot catch up, within bounds."""
@@ -261,6 +276,7 @@ class Scope:
             spans.finish(span, at)
             return
         spans.ended += 1
+        ending.owner = spans
         try:
             span.end(at)
         except Exception as raised:
