@@ -304,7 +304,7 @@ def test_flush_and_shutdown_keep_their_timeouts_when_an_exporter_hangs() -> None
         """
     )
     assert shown["flushed"] == [False, False]
-    assert shown["threads"] == 1
+    assert shown["threads"] <= 1
     assert shown["took"] < 5
 
 

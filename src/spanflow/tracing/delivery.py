@@ -22,6 +22,7 @@ from spanflow.tracing.hearing import LONGEST_PAUSE, Verdict, hearing, judge
 
 _logger = logging.getLogger("spanflow")
 
+_SILENCE = Finding(False, "it does not answer in time", "Give it more room, or raise OTEL_EXPORTER_OTLP_TIMEOUT.")
 _SAID_AGAIN = 600.0  # s after which a cause that was said is said again
 
 
@@ -29,6 +30,10 @@ class Delivery(Protocol):
     """Where batches go. Called on one thread; does not raise."""
 
     def deliver(self, batch: Sequence[ReadableSpan]) -> Verdict: ...
+
+    def complain_of_silence(self) -> None:
+        """Say that a batch is given up that waits for an answer. Called on another thread."""
+        ...
 
     def close(self) -> None:
         """Let go of connections; called when the last batch was delivered or given up."""
@@ -49,6 +54,9 @@ class ToExporter:
             failed = True
         return Verdict("refused" if failed else "sent")
 
+    def complain_of_silence(self) -> None:
+        _logger.warning("The span exporter %r takes too long; what it was given is dropped.", self.exporter)
+
     def close(self) -> None:
         metrics.guarded(self.exporter.shutdown)
 
@@ -63,6 +71,9 @@ class OtlpSpans:
         return self.line.call(
             lambda exporter: exporter.export(batch) is not SpanExportResult.FAILURE, alone=len(batch) == 1
         )
+
+    def complain_of_silence(self) -> None:
+        self.line.complain_of_silence()
 
     def close(self) -> None:
         self.line.close()
@@ -103,6 +114,7 @@ class _Line:
         self._what = what
         self._made: tuple[int, Any] | None = None
         self._explained: tuple[str, str] | None = None
+        self._closed = False
 
     def call(self, export: Callable[[Any], bool], *, alone: bool = True) -> Verdict:
         """Return what became of it, and say what is wrong; of what is too large only where that stands ``alone``."""
@@ -127,7 +139,11 @@ class _Line:
             self._explain(verdict, said)
         return verdict
 
+    def complain_of_silence(self) -> None:
+        self._complain(_SILENCE)
+
     def close(self) -> None:
+        self._closed = True  # what a request that is cut off says now is no cause
         self._leave()
 
     def _exporter(self) -> Any:
@@ -153,14 +169,13 @@ class _Line:
             to = self._destination
             found = diagnose(to.endpoint, to.protocol, to.headers)
             if found.ok and not said:
-                advice = "Give it more room, or raise OTEL_EXPORTER_OTLP_TIMEOUT."
-                found = Finding(False, "it does not answer in time", advice)
+                found = _SILENCE
             self._complain(answered if said and (found.ok or f"answers {status}" in found.cause) else found)
 
     def _complain(self, finding: Finding) -> None:
         kind = (self._destination.endpoint.partition("/v1/")[0], finding.cause)
         now = time.monotonic()
-        if now - _said.get(kind, -_SAID_AGAIN) >= _SAID_AGAIN:
+        if not self._closed and now - _said.get(kind, -_SAID_AGAIN) >= _SAID_AGAIN:
             _said[kind] = now
             _logger.warning("%s do not get through to %s: %s", self._what, self._destination.endpoint, finding)
 

@@ -64,7 +64,7 @@ class ExportQueue(SpanProcessor):
         self._batch_size = batch_size
         self._delay = delay
         self._high, self._nearly, self._low = max(1, size // 2), max(1, size * 7 // 8), size // 4
-        self._closing = self._closed = False
+        self._closing = self._closed = self._warned = False
         self._reset()
         self._on_start: list[Callable[[], None]] = []
         if hasattr(os, "register_at_fork"):
@@ -108,6 +108,9 @@ class ExportQueue(SpanProcessor):
             self._start()
         if self._closed:
             self._lose((span,), "shutdown")
+            if not self._warned:
+                self._warned = True
+                _logger.warning("A span ended after tracing was shut down. Such spans are dropped.")
             return False
         if length < self._high:
             return True
@@ -354,6 +357,8 @@ class ExportQueue(SpanProcessor):
             while self._queue or self._in_hand:
                 left = min(until - time.monotonic(), self._patience_left())
                 if self._worker is None or left <= 0:
+                    if self._in_hand:
+                        self._delivery.complain_of_silence()
                     self._abandon()
                 else:
                     self._changed.wait(left)

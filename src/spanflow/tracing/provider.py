@@ -3,14 +3,13 @@
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricExporter, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import HOST_NAME, PROCESS_PID, SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import SpanExporter
 
 from spanflow.tracing.delivery import Delivery, OtlpMetrics, OtlpSpans
 from spanflow.tracing.delivery import ToExporter as ToExporter
@@ -28,6 +27,9 @@ def make_tracer_provider(service_name: str | None, processors: Sequence[SpanProc
     provider = TracerProvider(resource=_resource(service_name), shutdown_on_exit=False)  # that hangs; see `leaving`
     for processor in processors:
         provider.add_span_processor(processor)
+    update: Callable[[Resource], None] | None = getattr(provider, "_update_resource", None)
+    if update is not None and hasattr(os, "register_at_fork"):  # the SDK renews the id of the instance, but not this
+        os.register_at_fork(after_in_child=lambda: update(Resource({PROCESS_PID: os.getpid()})))
     return provider
 
 
@@ -52,8 +54,17 @@ def queue_to(delivery: Delivery, problems: Problems) -> ExportQueue:
 
 
 def otlp_spans(destination: Destination) -> OtlpSpans:
-    """Deliver spans by OTLP; whatever is not said here the exporter reads from ``OTEL_EXPORTER_OTLP_*``."""
-    return OtlpSpans(lambda: _span_exporter(destination), destination)
+    """Deliver spans by OTLP; whatever is not said here the exporter reads from ``OTEL_EXPORTER_OTLP_*``.
+
+    What it needs is imported at once: the first spans of a short program go out when it is too late for that.
+    """
+    if destination.protocol == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
+
+        return OtlpSpans(lambda: GrpcExporter(destination.endpoint), destination)
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
+
+    return OtlpSpans(lambda: HttpExporter(destination.endpoint), destination)
 
 
 def otlp_metrics(destination: Destination) -> MetricExporter:
@@ -62,27 +73,11 @@ def otlp_metrics(destination: Destination) -> MetricExporter:
 
     with hearing():
         like = HttpExporter(destination.endpoint)  # it opens no connection, and reads what gRPC's would
-    return OtlpMetrics(lambda: _metric_exporter(destination), destination, like)
-
-
-def _span_exporter(destination: Destination) -> SpanExporter:
-    if destination.protocol == "grpc":
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
-
-        return GrpcExporter(destination.endpoint)
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
-
-    return HttpExporter(destination.endpoint)
-
-
-def _metric_exporter(destination: Destination) -> MetricExporter:
     if destination.protocol == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
 
-        return GrpcExporter(destination.endpoint)
-    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpExporter
-
-    return HttpExporter(destination.endpoint)
+        return OtlpMetrics(lambda: GrpcExporter(destination.endpoint), destination, like)
+    return OtlpMetrics(lambda: HttpExporter(destination.endpoint), destination, like)
 
 
 def _resource(service_name: str | None) -> Resource:
