@@ -1,5 +1,6 @@
-"""`spanflow resume` and `cancel`: a run is gone on with by another process than the one that started it."""
+"""`spanflow resume`, `replay` and `cancel`: a run is gone on with by another process than the one that started it."""
 
+import json
 import re
 import signal
 from pathlib import Path
@@ -154,6 +155,46 @@ def test_ctrl_c_leaves_a_run_that_can_be_gone_on_with_at_once(empty: Spanflow) -
     assert err == "Stopped. Run r-9 is kept as it stands: spanflow resume r-9 goes on with it.\n"
     (empty.folder / "go").touch()
     assert empty("resume", "r-9", "--app", "tests.cli.shop:waiting", "--json").json["result"] == "it is there"
+
+
+# --- replay
+
+
+def test_a_replay_is_a_new_run_from_a_recorded_step(spanflow: Spanflow) -> None:
+    done = spanflow("replay", "r-2", "--from", "fetch[1]", "--input", "5", "--app", "tests.cli.shop:crawl")
+    assert done.code == 0, done.err
+    assert "result    [5,2]" in done.lines
+    run_id = done.lines[0].split()[1]
+    assert run_id != "r-2"
+    assert spanflow("show", "r-2", "--json").json["status"] == "failed"
+    assert spanflow("show", run_id, "--json").json["result"] == [5, 2]
+
+
+def test_a_replay_that_comes_to_wait_is_code_3(spanflow: Spanflow) -> None:
+    done = spanflow("replay", "r-3", "--from", "check", "--app", "tests.cli.shop:refunds", "--json")
+    assert (done.code, done.err) == (3, "")
+    found = json.loads(done.out)
+    assert (found["status"], [wait["path"] for wait in found["waits"]]) == ("suspended", ["approve"])
+    assert found["trace_id"] != TRACES["r-3"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["r-2", "--from", "nothing"], "'nothing'"),
+        (["r-2", "--from", "fetch[1]", "--input", '"five"'], "five"),
+        (["r-2", "--from", "fetch[1]", "--input", "{five"], "--input '{five' is not JSON"),
+        (["nowhere", "--from", "fetch[1]"], "There is no run 'nowhere' in this store."),
+        (["r-2"], "--from"),
+    ],
+    ids=str,
+)
+def test_a_replay_that_cannot_begin_is_refused(spanflow: Spanflow, arguments: list[str], complaint: str) -> None:
+    done = spanflow("replay", *arguments, "--app", "tests.cli.shop:crawl")
+    assert (done.code, done.out) == (2, "")
+    assert complaint in done.err
+    assert "Traceback" not in done.err
+    assert len(spanflow("runs", "--json").json["runs"]) == 3
 
 
 # --- spans

@@ -8,7 +8,7 @@ from typing import Annotated, Any, NoReturn, cast
 
 import typer
 
-from spanflow.cli.execute import Answer, cancel_run, resume_run
+from spanflow.cli.execute import Answer, cancel_run, replay_run, resume_run
 from spanflow.cli.options import json_value, metadata, moment, trace_id
 from spanflow.cli.runs import list_runs
 from spanflow.cli.show import show_run
@@ -213,6 +213,38 @@ def _resume(
         _refuse(error)
     with tracing:
         _execute(resume_run(runtime, opened, run_id, told, as_json=as_json))
+
+
+@app.command("replay")
+def _replay(
+    run_id: RunId,
+    step: Annotated[str, typer.Option("--from", metavar="STEP", help="Id or path of a step that the run recorded.")],
+    given: Annotated[
+        str | None, typer.Option("--input", metavar="JSON", help="What the step is given instead of what it was given.")
+    ] = None,
+    app_name: AppOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+    schema: SchemaOption = "spanflow",
+) -> None:
+    """Go back to a step of a run, in a new run that executes here with the code as it is now.
+
+    What came before the step is taken over as recorded. The old run stays as it is; the traces are linked.
+
+    \b
+    Examples:
+      spanflow replay RUN_ID --from rank --store runs.db --app shop.flows:refunds
+      spanflow replay RUN_ID --from 'fetch[3]' --input '{"page": 4}' --store runs.db --app shop.flows:refunds
+    """
+    try:
+        instead = json_value("--input", given)
+        opened = open_store(store, schema)
+        runtime = runtime_of(app_name, opened)
+        tracing = configure_tracing()
+    except SpanflowError as error:
+        _refuse(error)
+    with tracing:
+        _execute(replay_run(runtime, opened, run_id, step, instead, as_json=as_json))
 
 
 @app.command("cancel")

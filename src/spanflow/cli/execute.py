@@ -43,6 +43,16 @@ async def resume_run(runtime: Runtime, store: Store, run_id: str, answer: Answer
         await _close(runtime, store)
 
 
+async def replay_run(runtime: Runtime, store: Store, run_id: str, step: str, input_data: Any, *, as_json: bool) -> int:
+    """Execute a new run here that goes back to a recorded step of this one."""
+    try:
+        run = await (await runtime.get_run(run_id)).time_travel(step=step, input_data=input_data)
+        await _watch(run.observe_stream(), run.run_id, quiet=as_json)
+        return await _show(store, run.run_id, as_json=as_json)
+    finally:
+        await _close(runtime, store)
+
+
 async def cancel_run(runtime: Runtime, store: Store, run_id: str, *, as_json: bool) -> int:
     """End a run as canceled, wherever it executes, and without its code."""
     try:
