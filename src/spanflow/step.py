@@ -203,6 +203,8 @@ def step(
     """Make a step of ``async def f(value)`` or ``async def f(value, ctx)``.
 
     A plain ``def`` runs in a worker thread, with the trace context carried over; once started it cannot be stopped.
+    Where a run goes on in another process, what its steps gave is read from JSON and validated once more: so a
+    validator of your own must take what it gives.
 
     Args:
         fn: the function; its annotations say what is validated.

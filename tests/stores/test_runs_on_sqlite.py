@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator
 
 from spanflow import (
+    DefinitionError,
     Event,
     InvalidInput,
     InvalidOutput,
@@ -273,6 +274,30 @@ class TestAnswering:
                 await run.resume({"by": "ada"})
             assert (await run.wait()).status == "suspended"
             assert (await run.resume({"approved": False, "by": "ada"})).unwrap().number == 1
+
+    async def test_a_validator_that_does_not_take_what_it_gives_is_named_and_the_run_kept(self, path: Path) -> None:
+        words = BeforeValidator(lambda text: text.split())
+
+        @step
+        async def split(text: str) -> Annotated[list[str], words]:
+            given: Any = text
+            return given
+
+        @step
+        async def ask(found: Annotated[list[str], words], ctx: StepContext) -> int:
+            return await ctx.suspend("?", resume=int)
+
+        flow = Workflow("flow", input=str).then(split).map(" ".join).then(ask)
+        async with runtime_of(path, flow) as runtime:
+            run = await runtime.create_run(flow)
+            await run.start("a b")
+        async with runtime_of(path, flow) as runtime:
+            with pytest.raises(
+                DefinitionError, match=r"no list\[str\] any more.*its validator does not take what it gives"
+            ):
+                await (await runtime.get_run(run.run_id)).resume(1)
+            (found,) = await runtime.find_runs()
+            assert found.status == "running"
 
     async def test_a_question_is_answered_once(self, path: Path) -> None:
         run_id = await self.suspended(path)

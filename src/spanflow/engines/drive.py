@@ -135,11 +135,14 @@ class Drive:
             return cast("T", value)
         try:
             return schema.restore(value)
-        except ValidationError as error:
-            problem = describe(error, schema.annotation)
+        except (
+            Exception
+        ) as error:  # not only ValidationError: a validator that is given its own result may raise anything
+            problem = describe(error, schema.annotation) if isinstance(error, ValidationError) else repr(error)
             raise _Misfit(
                 f"Run {self.run_id!r} holds a value that is no {schema.name} any more: {problem}"
-                " The type has changed since it was recorded. Bring back what fits; the run is kept as it is."
+                " The type has changed since it was recorded, or its validator does not take what it gives."
+                " Bring back what fits; the run is kept as it is."
             ) from None
 
     def require_storable(self, value: Any, what: str, refusal: type[SpanflowError] = InvalidOutput) -> None:
