@@ -1,5 +1,6 @@
 """What the README says is true: its code runs, its trees are real, its list of modules is the one that is enforced."""
 
+import os
 import re
 import subprocess
 import sys
@@ -7,6 +8,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
+from tests.otlp_receiver import OtlpReceiver
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -87,6 +90,23 @@ def test_the_command_line_prints_what_the_readme_shows(tmp_path: Path) -> None:
         known = ids["trace_id" if len(argument) == 32 else "run_id"]
         done = python("-m", "spanflow", *name.split(), known, "--store", tmp_path / "runs.db")
         assert without_what_differs(done.stdout) == without_what_differs(printed), done.stderr
+
+
+def test_the_doctor_says_of_a_wrong_protocol_what_the_readme_shows(tmp_path: Path) -> None:
+    (shown,) = (block for block in blocks("console") if "spanflow doctor --send" in block)
+    with OtlpReceiver("grpc") as receiver:
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "SPANFLOW_"))}
+        environment |= {"OTEL_SERVICE_NAME": "refunds", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-m", "spanflow", "doctor", "--send"],
+            capture_output=True,
+            encoding="utf-8",
+            timeout=50,
+            env={**environment, "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint},
+        )
+        printed = done.stdout.replace(receiver.endpoint.removeprefix("http://"), "localhost:4317")
+    said = re.sub(r"\b\d+\.\d+\.\d+\b", "VERSION", printed)
+    assert said == re.sub(r"\b\d+\.\d+\.\d+\b", "VERSION", shown.partition("\n")[2])
 
 
 def test_the_list_of_modules_is_the_contract_that_is_enforced() -> None:

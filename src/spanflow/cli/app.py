@@ -8,17 +8,20 @@ from typing import Annotated, Any, NoReturn, cast
 
 import typer
 
+from spanflow.cli.doctor import examine
 from spanflow.cli.execute import Answer, cancel_run, replay_run, resume_run
 from spanflow.cli.options import json_value, metadata, moment, trace_id
 from spanflow.cli.runs import list_runs
 from spanflow.cli.show import show_run
 from spanflow.cli.stores import open_store
 from spanflow.cli.terminal import INTERRUPTED, REFUSED, tell
-from spanflow.cli.workflows import runtime_of
+from spanflow.cli.workflows import import_app, runtime_of
 from spanflow.errors import SpanflowError
 from spanflow.events import RunStatus
 from spanflow.ports import RunQuery
 from spanflow.runtime import Runtime
+from spanflow.tracing.checkup import Checkup
+from spanflow.tracing.diagnosis import Protocol
 from spanflow.tracing.setup import configure_tracing
 
 _EXITS = """\b
@@ -48,6 +51,13 @@ class Status(StrEnum):
     failed = "failed"
     suspended = "suspended"
     canceled = "canceled"
+
+
+class OtlpProtocol(StrEnum):
+    """How OTLP is spoken."""
+
+    grpc = "grpc"
+    http = "http/protobuf"
 
 
 StoreOption = Annotated[
@@ -267,3 +277,42 @@ def _cancel(
         _refuse(error)
     with tracing:
         _execute(cancel_run(Runtime(opened), opened, run_id, as_json=as_json))
+
+
+@app.command("doctor")
+def _doctor(
+    endpoint: Annotated[
+        str | None, typer.Option(metavar="URL", help="OTLP receiver, instead of what OTEL_EXPORTER_OTLP_* says.")
+    ] = None,
+    protocol: Annotated[OtlpProtocol | None, typer.Option(help="Of OTLP, instead of what the variables say.")] = None,
+    traceparent: Annotated[
+        str | None, typer.Option(metavar="HEADER", help="Of a request whose run is missed: was it sampled?")
+    ] = None,
+    app_name: Annotated[
+        str | None,
+        typer.Option("--app", envvar="SPANFLOW_APP", metavar="MODULE:NAME", help="Look at the provider that it sets."),
+    ] = None,
+    send: Annotated[bool, typer.Option("--send", help="Send a test span, and print its trace id.")] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+    schema: SchemaOption = "spanflow",
+) -> None:
+    """Say why no trace shows up, and what to change: from the OTEL_* variables to what the receiver answers.
+
+    Run it with the variables of the program whose traces are missed. With a store, spans that its last runs lost are
+    counted, too. Exit code 1 where something is wrong.
+
+    \b
+    Examples:
+      spanflow doctor --send
+      spanflow doctor --endpoint http://localhost:4317 --protocol grpc --send
+      spanflow doctor --traceparent 00-8c0467ea03716c1256ab2a7713c726a0-00f067aa0ba902b7-01
+    """
+    try:
+        opened = open_store(store, schema) if store else None
+        if app_name:
+            import_app(app_name)
+        checkup = Checkup(endpoint, cast("Protocol | None", protocol and protocol.value), traceparent)
+    except SpanflowError as error:
+        _refuse(error)
+    _execute(examine(checkup, opened, send=send, as_json=as_json))

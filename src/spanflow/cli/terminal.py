@@ -24,6 +24,8 @@ was resumed or followed waits for an answer."""
 _ANY_WIDTH = 10_000
 _STYLES = {"success": "green", "failed": "red", "running": "cyan", "suspended": "yellow", "canceled": "magenta"}
 
+_MARKS = {"ok": "green", "WRONG": "bold red", "note": "cyan"}
+
 
 @cache
 def is_rich() -> bool:
@@ -66,11 +68,20 @@ def write_table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequ
 
 def painted(status: str) -> str:
     """Return a status in its colour, where the output has colours."""
-    if not is_rich() or status not in _STYLES:
-        return status
+    return _styled(status, _STYLES.get(status, ""))
+
+
+def marked(mark: str) -> str:
+    """Return the mark of a check, as wide as the widest, in its colour."""
+    return _styled(f"{mark:<5}", _MARKS.get(mark, ""))
+
+
+def _styled(text: str, style: str) -> str:
+    if not style or not is_rich():
+        return text
     console = Console()
     with console.capture() as captured:
-        console.print(Text(status, style=_STYLES[status]), end="")
+        console.print(Text(text, style=style), end="")
     return captured.get()
 
 

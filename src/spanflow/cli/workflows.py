@@ -30,15 +30,24 @@ def runtime_of(app: str | None, store: Store) -> Runtime:
             "Whose code? Give --app package.module:name or --app path/to/file.py:name, or set SPANFLOW_APP;"
             f" name is {_WANTED}."
         )
-    place, _, name = app.rpartition(":")
-    if not place or not name:
-        raise UsageError(f"--app {app!r} was to be package.module:name or path/to/file.py:name.")
-    module = _imported(app, place)
+    module, place, name = _module_of(app)
     found: Any = getattr(module, name, None)
     if found is None:
         names = (name for name, value in vars(module).items() if isinstance(value, Workflow))
         raise UsageError(f"--app {app!r}: {place} has no {name!r}. Its workflows: {', '.join(names) or 'none'}.")
     return _runtime(app, found, store)
+
+
+def import_app(app: str) -> None:
+    """Import the module of ``module:name``, for what it sets up. Raises UsageError where it cannot be imported."""
+    _module_of(app)
+
+
+def _module_of(app: str) -> tuple[ModuleType, str, str]:
+    place, _, name = app.rpartition(":")
+    if not place or not name:
+        raise UsageError(f"--app {app!r} was to be package.module:name or path/to/file.py:name.")
+    return _imported(app, place), place, name
 
 
 def _runtime(app: str, found: object, store: Store) -> Runtime:

@@ -24,7 +24,7 @@ _SCHEDULE_DELAY = 1_000  # ms
 
 def make_tracer_provider(service_name: str | None, processors: Sequence[SpanProcessor]) -> TracerProvider:
     """Make a tracer provider; sampler and limits come from ``OTEL_TRACES_SAMPLER`` and its like."""
-    provider = TracerProvider(resource=_resource(service_name), shutdown_on_exit=False)  # that hangs; see `leaving`
+    provider = TracerProvider(resource=resource_of(service_name), shutdown_on_exit=False)  # that hangs; see `leaving`
     for processor in processors:
         provider.add_span_processor(processor)
     update: Callable[[Resource], None] | None = getattr(provider, "_update_resource", None)
@@ -80,7 +80,7 @@ def otlp_metrics(destination: Destination) -> MetricExporter:
     return OtlpMetrics(lambda: HttpExporter(destination.endpoint), destination, like)
 
 
-def _resource(service_name: str | None) -> Resource:
+def resource_of(service_name: str | None) -> Resource:
     described = Resource({HOST_NAME: socket.gethostname(), PROCESS_PID: os.getpid()}).merge(Resource.create())
     named = service_name
     if named is None and str(described.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
