@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from spanflow.calls import ToolResult
 from spanflow.context import StepContext
 from spanflow.errors import (
     DefinitionError,
@@ -38,7 +39,7 @@ from spanflow.state import RunState, StepResult
 from spanflow.step import Step, step
 from spanflow.stores.memory import MemoryStore
 from spanflow.stores.sqlite import SQLiteStore
-from spanflow.tool import Tool, ToolResult, tool
+from spanflow.tool import Tool, tool
 from spanflow.tracing.options import TracingContext, TracingOptions
 from spanflow.tracing.setup import configure_tracing
 from spanflow.workflow import Workflow

@@ -2,64 +2,30 @@
 
 import asyncio
 import inspect
-import secrets
 import sys
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Generator, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterable, Callable, Coroutine, Mapping
 from types import FrameType
-from typing import Any, Generic, Never, ParamSpec, TypeGuard, Union, cast, get_args, get_origin, overload
+from typing import Any, Generic, Never, ParamSpec, Union, cast, get_args, get_origin, overload
 
 from pydantic import ValidationError
 from typing_extensions import TypeVar
 
-from spanflow.context import StepContext, current_step
-from spanflow.errors import DefinitionError, InvalidInput, InvalidOutput
-from spanflow.events import Envelope, ToolCall, ToolCallDelta, ToolCallStreamingStart, ToolResultEvent
+from spanflow.calls import Invocation, ToolResult, ToolStream
+from spanflow.errors import DefinitionError, InvalidInput
 from spanflow.explain import describe
-from spanflow.failure import failure
 from spanflow.options import checked_id
 from spanflow.parameters import Parameters
 from spanflow.schema import Schema
 from spanflow.signatures import signature_types
 from spanflow.step import Step, in_thread, is_async_callable, name_of
-from spanflow.tracing import metrics, names
-from spanflow.tracing.ids import derive_span_id
-from spanflow.tracing.roots import open_tool
-from spanflow.tracing.spans import Scope, current_context
+from spanflow.tracing import names
 
 P = ParamSpec("P")
-T = TypeVar("T")
 Out = TypeVar("Out")
 Delta = TypeVar("Delta")
 Result = TypeVar("Result", default=Never)
-Delta_co = TypeVar("Delta_co", covariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
 Return_co = TypeVar("Return_co", covariant=True, default=Any)
-
-
-@dataclass(frozen=True, slots=True)
-class ToolResult(Generic[T]):
-    """Yielded by a streaming tool to say that this, and not the last delta, is its result.
-
-    Example:
-        >>> import asyncio
-        >>> from collections.abc import AsyncIterator
-        >>> from spanflow import ToolResult, tool
-        >>> @tool
-        ... async def spell(word: str) -> AsyncIterator[str | ToolResult[int]]:
-        ...     "Spell a word, and count its letters."
-        ...     for letter in word:
-        ...         yield letter
-        ...     yield ToolResult(len(word))
-        >>> async def main() -> None:
-        ...     print([letter async for letter in spell("abc")])
-        ...     print(await spell("abc"))
-        >>> asyncio.run(main())
-        ['a', 'b', 'c']
-        3
-    """
-
-    value: T
 
 
 class Tool(Generic[P, Out_co, Return_co]):
@@ -75,8 +41,7 @@ class Tool(Generic[P, Out_co, Return_co]):
     """
 
     __slots__ = (
-        "_attributes",
-        "_span_name",
+        "attributes",
         "description",
         "fn",
         "id",
@@ -84,6 +49,7 @@ class Tool(Generic[P, Out_co, Return_co]):
         "is_streaming",
         "output",
         "parameters",
+        "span_name",
     )
 
     def __init__(
@@ -96,10 +62,10 @@ class Tool(Generic[P, Out_co, Return_co]):
         self.description = description
         self.is_streaming = inspect.isasyncgenfunction(fn)
         self.is_async = is_async_callable(fn)
-        self._span_name = f"execute_tool {id}"
-        self._attributes = {names.OPERATION: "execute_tool", names.TOOL_NAME: id, names.TOOL_TYPE: "function"}
+        self.span_name = f"execute_tool {id}"
+        self.attributes = {names.OPERATION: "execute_tool", names.TOOL_NAME: id, names.TOOL_TYPE: "function"}
         if self.description:
-            self._attributes[names.TOOL_DESCRIPTION] = self.description[:1024]
+            self.attributes[names.TOOL_DESCRIPTION] = self.description[:1024]
 
     @classmethod
     def of(
@@ -192,189 +158,6 @@ class Tool(Generic[P, Out_co, Return_co]):
         return f"<Tool {self.id}({', '.join(self.parameters.names)}) → {self.output.name}>"
 
 
-class Invocation:
-    """One call of a tool: its events and its span. Entered around the tool's own code, in whatever thread that runs."""
-
-    def __init__(self, tool: Tool[Any, Any, Any], arguments: Mapping[str, Any], tool_call_id: str | None) -> None:
-        self._tool = tool
-        self._arguments = dict(arguments)
-        self._step = step = current_step()
-        if step is not None:
-            step.run.require_storable(self._arguments, f"Tool {tool.id!r}: its arguments", InvalidInput)
-        self._result: Any = None
-        self._is_late = step is not None and step.ended  # in a task or thread that outlived it: a span, but no event
-        self._path = path = "" if step is None else step.next_call()
-        self._call_id = tool_call_id or _call_id(step, path)
-        attributes = tool._attributes | {names.TOOL_CALL_ID: self._call_id}  # pyright: ignore[reportPrivateUsage]
-        name = tool._span_name  # pyright: ignore[reportPrivateUsage]
-        if step is None:
-            self._scope = open_tool(name, attributes)
-            self._started_at = self._scope.started_at
-        else:
-            self._started_at = at = step.run.time_ns()
-            self._scope = step.scope.child(name, path, step.attempt, attributes, at, under=current_context())
-            payload = {"tool_call_id": self._call_id, "tool_name": tool.id, "args": self._arguments}
-            step.record(ToolCall, payload, self._scope.span_id, at)
-            if not self._is_late:
-                step.open_calls[path] = self
-        self._scope.capture_input(names.TOOL_ARGUMENTS, self._arguments, tool.fn)
-
-    @property
-    def scope(self) -> Scope:
-        return self._scope
-
-    async def stored(self) -> None:
-        """Return when the call is stored, where that outlives the process: so that what it exports has its parent."""
-        if self._step is not None:
-            await self._step.run.stored()
-
-    def validated(self) -> dict[str, Any]:
-        """Return the arguments as the function takes them."""
-        try:
-            return self._tool.parameters.validate(self._arguments)
-        except ValidationError as error:
-            raise InvalidInput(f"Tool {self._tool.id!r}: {describe(error, self._tool.fn)}") from None
-
-    def complete(self, result: Any) -> Any:
-        """Validate the result and keep it for ``tool-result``."""
-        try:
-            self._result = self._tool.output.validate(result)
-        except ValidationError as error:
-            tool = self._tool
-            raise InvalidOutput(
-                f"Tool {tool.id!r} must return {tool.output.name}: {describe(error, tool.output.annotation)}"
-            ) from None
-        if self._step is not None:
-            self._step.run.require_storable(self._result, f"Tool {self._tool.id!r} returned what")
-        self._scope.capture_output(names.TOOL_RESULT, self._result, self._tool.output.annotation)
-        return self._result
-
-    def begin_streaming(self) -> None:
-        self._record(ToolCallStreamingStart, {})
-
-    def delta(self, value: Any) -> None:
-        self._record(ToolCallDelta, {"delta": value})
-
-    def __enter__(self) -> "Invocation":
-        self._token = self._scope.enter()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if kind is not GeneratorExit:  # the loop is closing us in a context that is not ours
-            self._scope.exit(self._token)
-        self.end(error)
-
-    def end(self, error: BaseException | None) -> None:
-        """Record the result or error, and end the span, unless the step has ended before and done so itself."""
-        step, scope, tool = self._step, self._scope, self._tool
-        if step is None or self._is_late:
-            pass
-        elif step.open_calls.pop(self._path, None) is None or step.run.leaving:
-            return
-        failed = error if isinstance(error, Exception) else None
-        at = self._end_span(failed)
-        if step is None:
-            return
-        if failed is not None:
-            step.scope.recorded_inside(failed)
-        outcome = {"result": self._result} if error is None else {"error": failure(error, step.path)}
-        payload = {"tool_call_id": self._call_id, "tool_name": tool.id, **outcome}
-        step.record(ToolResultEvent, payload, scope.span_id, at)
-
-    def abandon(self) -> None:
-        """End the span: the step does not wait for this call any more."""
-        if self._step is not None and not self._step.run.leaving:
-            self._end_span(None)
-
-    def _end_span(self, failed: Exception | None) -> int:
-        """End the span, and return when that was, ns since the epoch."""
-        step, scope, tool = self._step, self._scope, self._tool
-        at = step.run.time_ns() if step is not None else scope.now()
-        scope.measure(
-            metrics.tool_duration,
-            (at - self._started_at) / 1e9,
-            {names.TOOL_NAME: tool.id, names.TOOL_TYPE: "function"},
-            failed,
-        )
-        if failed is not None and step is not None and step.scope.has_recorded(failed):
-            scope.recorded_inside(failed)
-        scope.end(at, failed)
-        return at
-
-    def _record(self, kind: type[Envelope], payload: dict[str, Any]) -> None:
-        step = self._step
-        if step is not None:
-            payload = {"tool_call_id": self._call_id, "tool_name": self._tool.id, **payload}
-            step.record(kind, payload, self._scope.span_id, step.run.time_ns())
-
-
-class ToolStream(Generic[Delta_co, Out_co]):
-    """A call of a streaming tool: await it for the result, or iterate over what it yields."""
-
-    def __init__(self, tool: Tool[Any, Any, Any], arguments: Mapping[str, Any], tool_call_id: str | None) -> None:
-        self._tool = tool
-        self._arguments = arguments
-        self._call_id = tool_call_id
-
-    def __await__(self) -> Generator[Any, Any, Out_co]:
-        return self._result().__await__()
-
-    def __aiter__(self) -> AsyncIterator[Delta_co]:
-        deltas, step = self._deltas(), current_step()
-        if step is not None:
-            step.opened(deltas)
-        return deltas
-
-    async def _result(self) -> Any:
-        """Run the tool to its end inside its span, and return the result."""
-        invocation = Invocation(self._tool, self._arguments, self._call_id)
-        with invocation:
-            await invocation.stored()
-            values = self._tool.fn(**invocation.validated())
-            invocation.begin_streaming()
-            last: Any = None
-            async for value in values:
-                if _is_result(value):
-                    last = value.value
-                    await values.aclose()
-                    break
-                last = value
-                invocation.delta(value)
-            return invocation.complete(last)
-
-    async def _deltas(self) -> AsyncGenerator[Any, None]:
-        """Yield the deltas. The tool's span is current while the tool runs, never while the caller does."""
-        invocation = Invocation(self._tool, self._arguments, self._call_id)
-        values: Any = None
-        last: Any = None
-        error: BaseException | None = None
-        try:
-            values = self._tool.fn(**invocation.validated())
-            invocation.begin_streaming()
-            while True:
-                token = invocation.scope.enter()
-                try:
-                    value = await anext(values)
-                except StopAsyncIteration:
-                    break
-                finally:
-                    invocation.scope.exit(token)
-                if _is_result(value):
-                    last = value.value
-                    break
-                last = value
-                invocation.delta(value)
-                yield value
-            invocation.complete(last)
-        except BaseException as raised:
-            error = raised
-            raise
-        finally:
-            if values is not None:
-                await values.aclose()
-            invocation.end(error)
-
-
 class ToolDecorator:
     """What ``@tool(...)`` with options returns."""
 
@@ -448,16 +231,6 @@ def tool(fn: Callable[..., Any] | None = None, /, *, id: str | None = None, desc
     if fn is None:
         return decorator
     return decorator._make(fn, sys._getframe(1))  # pyright: ignore[reportPrivateUsage]  # same module; caller's names
-
-
-def _call_id(step: StepContext[Any] | None, path: str) -> str:
-    if step is None:
-        return f"call_{secrets.token_hex(8)}"
-    return f"call_{derive_span_id(step.run_id, path, step.attempt):016x}"
-
-
-def _is_result(value: object) -> TypeGuard[ToolResult[Any]]:
-    return isinstance(value, ToolResult)
 
 
 def _yielded(returns: Any) -> Any:

@@ -483,7 +483,7 @@ OUT_OF_RANGE: dict[str, tuple[Callable[[], Any], list[str]]] = {
     "a wait without end": (lambda: base().wait_for_event("go", timeout=float("inf")), ["timeout=inf"]),
     "a wait in words": (lambda: base().wait_for_event("go", timeout="1h"), ["timeout='1h'"]),
     "an event without a name": (lambda: base().wait_for_event(None), ["None"]),
-    "an event without a name, with an id": (lambda: base().wait_for_event("", id="news"), ["''", "'news'"]),
+    "an event without a name, with an id": (lambda: base().wait_for_event("", id="news"), ["''", "name"]),
     "an id that is no text": (lambda: Workflow(untyped(7), input=int), ["7"]),
     "a step's id that is no text": (lambda: double.with_id(untyped(7)), ["7"]),
     "a state that is no model": (lambda: Workflow("w", input=int, state=untyped(int)), ["state", "int", "BaseModel"]),
