@@ -410,7 +410,7 @@ def _builder(kind: type[Envelope]) -> Callable[[Entry], Event]:
 
     def build(entry: Entry) -> Event:
         given_payload = entry.payload
-        fields = {**plain, **given_payload}
+        fields = plain | given_payload
         for name in made:
             if name not in given_payload:
                 fields[name] = payload_fields[name].get_default(call_default_factory=True)
@@ -428,7 +428,7 @@ def _builder(kind: type[Envelope]) -> Callable[[Entry], Event]:
                 "seq": entry.seq,
                 "timestamp": entry.timestamp,
                 "trace_id": ids.trace_id,
-                "span_id": None if span_id is None else f"{span_id:016x}",
+                "span_id": None if span_id is None else span_id.to_bytes(8).hex(),
                 "path": entry.path,
                 "changes": None if changes is None else Changes(**changes),
                 "type": type_name,

@@ -59,6 +59,7 @@ class Journal:
         self.saved_seq = state.seq
         self._settle: Callable[[], Awaitable[None]] | None = None
         self._append_now: AppendNow | None = append_now_of(store)
+        self._in_memory = self._append_now is not None and getattr(store, "is_live", False)
 
     def settle_before_append(self, settle: Callable[[], Awaitable[None]] | None) -> None:
         """Await this before each append."""
@@ -132,11 +133,17 @@ class Journal:
         self._on_broken, self._on_turn = _nothing, None
         self.feed.close(error)
 
-    def flushed_now(self) -> bool:
-        """Flush if that takes no turn of the loop; where this returns False, await ``flush``."""
+    def flushes_in_turn(self) -> bool:
+        """Flush before the loop's next turn, where the store is memory: nobody could see it earlier, nor lose it.
+
+        Where this returns False, await ``flush``.
+        """
         if self.broken is not None:
             raise self.broken
-        return self._append_now is not None and not self._saving and self._flush_now(self._append_now)
+        if not self._in_memory or self._saving:
+            return False
+        self.flush_soon()
+        return True
 
     def flush(self) -> Awaitable[None]:
         """Store, then publish, all that was recorded. Await it: then it is stored, by whichever flush.
@@ -144,7 +151,11 @@ class Journal:
         Raises:
             SpanflowError: the store refused, now or before; from then on nothing is recorded any more.
         """
-        return _DONE if self.flushed_now() else self._flush()
+        if self.broken is not None:
+            raise self.broken
+        if self._append_now is not None and not self._saving and self._flush_now(self._append_now):
+            return _DONE
+        return self._flush()
 
     def _flush_now(self, append_now: AppendNow) -> bool:
         """Flush on the spot. Return False where the store would have to wait; then nothing is lost."""

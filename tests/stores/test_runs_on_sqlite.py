@@ -4,7 +4,7 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
-from contextlib import closing
+from contextlib import aclosing, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -31,6 +31,7 @@ from spanflow import (
     step,
     tool,
 )
+from spanflow.events import StepStart
 from spanflow.testing import FakeClock, Traces
 
 
@@ -526,3 +527,21 @@ class TestSize:
             (written,) = connection.execute("SELECT sum(length(body)) FROM batches").fetchone()
         assert written <= 3 * payload
         assert os.stat(path).st_size <= 3.3 * payload  # pages are not filled to the last byte
+
+
+async def test_that_a_step_has_begun_is_in_the_file_before_its_code_runs(tmp_path: Path) -> None:
+    """Else a process that dies in a step leaves no attempt to close, and nobody knows that there was one."""
+    path = tmp_path / "runs.db"
+    begun: list[str] = []
+
+    @step
+    async def look(value: int, ctx: StepContext) -> int:
+        async with aclosing(SQLiteStore(path)) as file:
+            begun.extend(entry.path for entry in await file.read(ctx.run_id) if entry.kind is StepStart)
+        return value
+
+    again = look.with_id("again")
+    async with Runtime(SQLiteStore(path)) as runtime:
+        run = await runtime.create_run(Workflow("looking", input=int).then(look).then(again))
+        assert (await run.start(1)).status == "success"
+    assert begun == ["look", "look", "again"]

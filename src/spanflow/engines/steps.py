@@ -76,7 +76,7 @@ async def _attempt(
     ctx: StepContext[Any] = StepContext(inside.place, scope, id, path, number)
     try:
         try:
-            if not journal.flushed_now():
+            if not journal.flushes_in_turn():
                 await journal.flush()
             output = await attempt(step, value.data, ctx, drive.clock)
             if scope.spans.room.full:  # of many that were begun at once
