@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from opentelemetry import trace
 
-from benchmarks.__main__ import Row, table
+from benchmarks.__main__ import Row, exit_code, table
 from benchmarks.cases import NAMES, cases
 from spanflow.testing import Traces, capture_traces
 
@@ -89,6 +89,15 @@ def test_a_missed_goal_is_shouted_and_a_met_one_is_not() -> None:
     leaking = Row("c", "on", "B/run", None, 101.0, None, None, 100.0)
     lines = table([met, missed, leaking]).splitlines()
     assert [line.rpartition("≤ ")[2] for line in lines[1:4]] == ["1.5, met", "1.5, MISSED", "100 B/run, MISSED"]
+
+
+def test_a_missed_goal_fails_the_command_only_where_goals_are_checked() -> None:
+    met = Row("a", "on", "µs/step", 10.0, 15.0, 1.5, 1.4, 1.5)
+    missed = Row("b", "on", "µs/step", 10.0, 15.1, 1.51, 1.4, 1.5)
+    without_goal = Row("c", "-", "ms", 100.0, 900.0, 9.0, None, None)
+    assert exit_code([met, without_goal], check=True) == 0
+    assert exit_code([met, missed], check=True) == 1
+    assert exit_code([met, missed], check=False) == 0
 
 
 @pytest.mark.parametrize("arguments", [("--case=nothing",), ("--rounds=0",)])
