@@ -165,36 +165,36 @@ async def interpret(plan: Plan, value: Value, ops: Ops, prefix: str = "") -> Out
     return value
 
 
-async def run_body(body: Body, path: str, value: Value, ops: Ops, position: Position) -> Outcome:
+def run_body(body: Body, path: str, value: Value, ops: Ops, position: Position) -> Awaitable[Outcome]:
     """Run a step, tool or nested workflow at a path. ``Ops.fork`` calls this for each of its forks."""
-    if not isinstance(body, WorkflowNode):
-        return await ops.step(body, path, value, position)
+    if isinstance(body, StepNode | ToolNode):
+        return ops.step(body, path, value, position)
     plan = body.plan
 
     async def inside(nested: Ops, given: Value) -> Outcome:
         return await interpret(plan, given, nested, f"{path}/")
 
-    return await ops.within(Frame("workflow", body.id, path, position), value, inside)
+    return ops.within(Frame("workflow", body.id, path, position), value, inside)
 
 
-async def _node(node: Node, value: Value, ops: Ops, prefix: str) -> Outcome:
+def _node(node: Node, value: Value, ops: Ops, prefix: str) -> Awaitable[Outcome]:
     match node:
         case StepNode() | ToolNode() | MapNode():
-            return await ops.step(node, prefix + node.id, value, NOWHERE)
+            return ops.step(node, prefix + node.id, value, NOWHERE)
         case WorkflowNode():
-            return await run_body(node, prefix + node.id, value, ops, NOWHERE)
+            return run_body(node, prefix + node.id, value, ops, NOWHERE)
         case ParallelNode():
-            return await _parallel(node, value, ops, prefix)
+            return _parallel(node, value, ops, prefix)
         case BranchNode():
-            return await _branch(node, value, ops, prefix)
+            return _branch(node, value, ops, prefix)
         case ForeachNode():
-            return await _foreach(node, value, ops, prefix)
+            return _foreach(node, value, ops, prefix)
         case LoopNode():
-            return await _loop(node, value, ops, prefix)
+            return _loop(node, value, ops, prefix)
         case SleepNode():
-            return await ops.sleep(node, prefix + node.id, value)
+            return ops.sleep(node, prefix + node.id, value)
         case WaitNode():
-            return await ops.wait(node, prefix + node.id)
+            return ops.wait(node, prefix + node.id)
         case _:
             assert_never(node)
 
