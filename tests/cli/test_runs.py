@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from spanflow import Runtime, SQLiteStore
-from tests.cli.command import TRACES, Done, Spanflow, options, some_runs
-from tests.cli.shop import crawl
+from spanflow import Runtime, SQLiteStore, TracingOptions, Workflow, step
+from tests.cli.command import TRACES, Done, Spanflow, some_runs
 from tests.stores.postgres import Postgres, given
 
 LISTED = """\
@@ -87,12 +86,21 @@ def test_json_is_one_document_with_the_cursor_of_the_next_page(spanflow: Spanflo
     assert spanflow("runs", "--json", "--workflow", "none").json == {"runs": [], "next": None}
 
 
-async def test_text_from_outside_moves_no_cursor(spanflow: Spanflow) -> None:
-    async with Runtime(SQLiteStore(spanflow.database), workflows=[crawl]) as runtime:
-        run = await runtime.create_run(crawl, run_id="r-4\x1b[2J\nr-5")
-        await run.start([2], tracing_options=options("r-1", user_id="u\t\x07"))
-    (line,) = [line for line in spanflow("runs").lines if line.startswith("r-4")]
-    assert line.isprintable()
+async def test_text_from_outside_moves_no_cursor_and_changes_no_colour(empty: Spanflow) -> None:
+    outside = "x\x1b[2J\nr-5\t\x07"
+
+    @step
+    async def fail(text: str) -> str:
+        raise ValueError(text)
+
+    failing = Workflow("failing", input=str).then(fail)
+    async with Runtime(SQLiteStore(empty.database), workflows=[failing]) as runtime:
+        run = await runtime.create_run(failing, run_id="r-1")
+        await run.start(outside, tracing_options=TracingOptions(user_id=outside, metadata={outside: outside}))
+    listed, shown = empty("runs"), empty("show", "r-1", "--events")
+    assert (listed.code, shown.code) == (0, 0)
+    assert len(listed.lines) == 2
+    assert [line for line in (*listed.lines, *shown.lines) if not line.isprintable()] == []
 
 
 # --- stores

@@ -32,7 +32,7 @@ def event_line(event: Event) -> str:
     """Return number, time, type, path and what matters of an event, in columns that are easy to grep."""
     at = datetime.fromtimestamp(event.timestamp / 1e9, UTC).astimezone()
     clock = f"{at:%H:%M:%S}.{at.microsecond // 1000:03}"
-    return f"{event.seq:>5}  {clock}  {event.type:<14}  {event.path or '-'}  {_detail(event)}".rstrip()
+    return printable(f"{event.seq:>5}  {clock}  {event.type:<14}  {event.path or '-'}  {_detail(event)}".rstrip())
 
 
 def short_json(value: Any, longest: int = _LONGEST) -> str:

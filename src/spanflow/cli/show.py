@@ -10,7 +10,7 @@ from spanflow.events import RunStatus
 from spanflow.ports import Store
 from spanflow.state import StepResult
 from spanflow.stream import Subscription
-from spanflow.tracing.lines import human_duration
+from spanflow.tracing.lines import human_duration, printable
 
 _WIDEST = 2000  # characters of input and result
 _EXITS: dict[RunStatus, int] = {"success": OK, "failed": FAILED, "canceled": FAILED, "suspended": WAITS, "running": OK}
@@ -44,13 +44,15 @@ def write_history(history: History, *, as_json: bool = False, spaced: bool = Fal
     if spaced:
         write()
     for name, value in _facts(history):
-        write(f"{name:<9} {value}")
+        shown = painted(value) if name == "status" else printable(value)
+        write(f"{name:<9} {shown}")
     write()
     write(draw(history.record.plan, history.entries, now=history.read_at, color=is_rich()))
     error = history.state.error
     if error is not None and error.traceback:
         write()
-        write(error.traceback.rstrip())
+        for line in error.traceback.rstrip().splitlines():
+            write(printable(line))
 
 
 async def _write_events(store: Store, history: History, *, follow: bool, as_json: bool) -> None:
@@ -66,7 +68,7 @@ def _facts(history: History) -> list[tuple[str, str]]:
     facts = [
         ("run", record.run_id),
         ("workflow", record.workflow_id),
-        ("status", painted(state.status)),
+        ("status", state.status),
         ("started", local(state.started_at)),
         ("duration", human_duration(history.duration) + ("" if state.ended else " so far")),
         ("trace", record.trace.trace_id or "-"),
