@@ -277,18 +277,19 @@ class TestAnswering:
             assert (await run.resume({"approved": False, "by": "ada"})).unwrap().number == 1
 
     async def test_a_validator_that_does_not_take_what_it_gives_is_named_and_the_run_kept(self, path: Path) -> None:
-        words = BeforeValidator(lambda text: text.split())
+        def words(text: str) -> list[str]:
+            return text.split()
 
         @step
-        async def split(text: str) -> Annotated[list[str], words]:
+        async def split(text: str) -> Annotated[list[str], BeforeValidator(words)]:
             given: Any = text
             return given
 
         @step
-        async def ask(found: Annotated[list[str], words], ctx: StepContext) -> int:
+        async def ask(found: list[str], ctx: StepContext) -> int:
             return await ctx.suspend("?", resume=int)
 
-        flow = Workflow("flow", input=str).then(split).map(" ".join).then(ask)
+        flow = Workflow("flow", input=str).then(split).then(ask)
         async with runtime_of(path, flow) as runtime:
             run = await runtime.create_run(flow)
             await run.start("a b")
