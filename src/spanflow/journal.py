@@ -193,7 +193,9 @@ class Journal:
 
     async def _save(self) -> None:
         try:
-            if self._settle is not None:  # first: what ends meanwhile is in the batch, and its span is out
+            recorded = -1
+            while self._settle is not None and recorded != len(self._unsaved):  # what ended meanwhile has to be out too
+                recorded = len(self._unsaved)
                 await self._settle()
             batch, lifecycle = self._take()
             if lifecycle:

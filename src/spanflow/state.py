@@ -36,6 +36,9 @@ PROCESS_LOST = "spanflow.process_lost"
 """``error.type`` of an attempt whose process died. It does not count against the step's retries."""
 
 
+ABORTED = "spanflow.aborted"
+"""``error.type`` of what a step canceled with ``ctx.abort(reason)``; the message is the reason."""
+
 _DICT = cast("Callable[[], dict[str, Any]]", dict)  # `dict[str, Any]` itself takes eight times as long to call
 _SET = cast("Callable[[], set[str]]", set)
 

@@ -232,7 +232,7 @@ class InlineProcessor(SimpleSpanProcessor):
 # --- launching them
 
 _context = multiprocessing.get_context("forkserver")  # a process of its own, without the time it takes to import
-_context.set_forkserver_preload(["pytest", "tests.durable.program", "psycopg_pool"])
+_context.set_forkserver_preload(["pytest", "tests.durable.program", "tests.durable.random_program", "psycopg_pool"])
 _starting = threading.Lock()  # to start a process collects the exit codes of others, each of which is there only once
 
 

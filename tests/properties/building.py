@@ -71,6 +71,14 @@ class World:
     def boom(self) -> Boom:
         return Boom(f"boom {next(self._numbers)}")
 
+    def begin(self, ctx: StepContext) -> int:
+        """Count how often a step was executed, this time included."""
+        self.executions[ctx.path] += 1
+        return self.executions[ctx.path]
+
+    def passes(self, place: str) -> None:
+        """Do nothing. Here a world may interfere."""
+
     async def take(self, seconds: float) -> None:
         if seconds:
             await self.clock.sleep_until(self.clock.time_ns() + int(seconds * 1e9))
@@ -118,12 +126,14 @@ class World:
         return tool(functions[kind])
 
     async def _look(self, value: int, seconds: int = 0, fails: bool = False) -> int:
+        self.passes("tool")
         await self.take(seconds)
         if fails:
             raise self.boom()
         return value + TOOL_ADDS
 
     def _count(self, value: int, fails: bool = False) -> int:
+        self.passes("tool")
         if fails:
             raise self.boom()
         return value + TOOL_ADDS
@@ -132,6 +142,7 @@ class World:
         self, value: int, seconds: int = 0, fails: bool = False
     ) -> AsyncGenerator[int | ToolResult[int], None]:
         yield value + TOOL_ADDS
+        self.passes("tool")
         await self.take(seconds)
         if fails:
             raise self.boom()
@@ -200,7 +211,7 @@ def _retry(tries: Tries | None) -> Retry | None:
 
 def _async_step(task: Task, world: World) -> Callable[..., Any]:
     async def work(value: int, ctx: StepContext) -> int:
-        number, emitted = _begin(ctx, world), 0
+        number, emitted = world.begin(ctx), 0
         for action in task.done:
             match action:
                 case Take(seconds):
@@ -223,6 +234,7 @@ def _async_step(task: Task, world: World) -> Callable[..., Any]:
                     return wrong
                 case _:
                     pass
+        world.passes("end of a step")
         return value + STEP_ADDS
 
     return work
@@ -230,7 +242,7 @@ def _async_step(task: Task, world: World) -> Callable[..., Any]:
 
 def _plain_step(task: Task, world: World) -> Callable[..., Any]:
     def work(value: int, ctx: StepContext) -> int:
-        number, emitted = _begin(ctx, world), 0
+        number, emitted = world.begin(ctx), 0
         for action in task.done:
             match action:
                 case Emit():
@@ -249,14 +261,10 @@ def _plain_step(task: Task, world: World) -> Callable[..., Any]:
                     return wrong
                 case _:
                     pass
+        world.passes("end of a step")
         return value + STEP_ADDS
 
     return work
-
-
-def _begin(ctx: StepContext, world: World) -> int:
-    world.executions[ctx.path] += 1
-    return world.executions[ctx.path]
 
 
 def _do(action: Action, value: int, number: int, ctx: StepContext, world: World) -> Any:
@@ -282,6 +290,7 @@ def _do(action: Action, value: int, number: int, ctx: StepContext, world: World)
 
 def _condition(condition: Condition, world: World) -> Callable[..., Any]:
     def decide_now(value: int) -> bool:
+        world.passes("condition")
         if strikes(condition.breaks, value):
             raise world.boom()
         return condition.verdict(value)
@@ -298,6 +307,7 @@ def _condition(condition: Condition, world: World) -> Callable[..., Any]:
 
 def _function(divisor: int, world: World) -> Callable[[int], int]:
     def reshape(value: int) -> int:
+        world.passes("function")
         if strikes(divisor, value):
             raise world.boom()
         return value + STEP_ADDS

@@ -27,15 +27,12 @@ from spanflow.lease import Lease
 from spanflow.plan import Plan
 from spanflow.ports import CANCEL, Message, RunRecord, Store
 from spanflow.schema import Schema
-from spanflow.state import RunState
+from spanflow.state import ABORTED, RunState
 from spanflow.tracing import metrics, names
 from spanflow.tracing.metadata import clean
 from spanflow.tracing.roots import RootScope
 from spanflow.tracing.spans import Link
 from spanflow.travel import Past
-
-ABORTED = "spanflow.aborted"
-"""``error.type`` of a run that a step canceled with ``ctx.abort(reason)``; the message is the reason."""
 
 _TURN = Done()
 

@@ -9,15 +9,16 @@ from spanflow.clock import Clock
 from spanflow.context import AbortSignal, BailSignal, Place, RunSide, StepContext, SuspendSignal
 from spanflow.definition import Definition
 from spanflow.errors import SpanflowError
-from spanflow.events import ResultStatus, StepFinish, StepResultEvent, ToolResultEvent
+from spanflow.events import ResultStatus, StepError, StepFinish, StepResultEvent, ToolResultEvent
 from spanflow.failure import failure
-from spanflow.interpret import Bailed, Failed, Outcome, Position, Suspended, Value
+from spanflow.interpret import Bailed, Canceled, Failed, Outcome, Position, Suspended, Value
 from spanflow.journal import Journal
 from spanflow.plan import Plan
 from spanflow.ports import Message
 from spanflow.schema import Schema
-from spanflow.state import StepResult
+from spanflow.state import ABORTED, StepResult
 from spanflow.tracing import metrics, names
+from spanflow.tracing.metadata import clean
 from spanflow.tracing.roots import RootScope
 from spanflow.tracing.spans import Histogram, Link, Scope
 
@@ -78,13 +79,19 @@ class Inside:
 
     def settled(self, known: StepResult, schema: Schema[Any]) -> Outcome | None:
         """Return the outcome that is already recorded; None where there is work left to do."""
+        if known.status == "success":
+            return Value(self.drive.revive(schema, known.output), known.path)
+        return self.stopped(known)
+
+    def stopped(self, known: StepResult) -> Outcome | None:
+        """Return the outcome of what did not succeed; None where there is work left to do."""
         match known.status:
-            case "success":
-                return Value(self.drive.revive(schema, known.output), known.path)
             case "bailed":
                 return Bailed(Value(known.output, known.path))
             case "failed" if known.error is not None:
                 return Failed(known.error)
+            case "canceled":  # the process died before all was stopped that had to be
+                return Canceled() if known.error is None else Canceled(known.error.message, known.error.path)
             case "suspended" if known.path in self.drive.state.waiting:
                 return Suspended()
             case _:
@@ -109,8 +116,12 @@ class Inside:
         output: Value | None = None,
         failed: Failed | None = None,
         measured: Measured | None = STEP,
+        aborted: Canceled | None = None,
     ) -> None:
-        """Record the result of an attempt or frame, and end its span."""
+        """Record the result of an attempt or frame, and end its span.
+
+        ``aborted`` is what a step asked for that is canceled by its own wish: whoever recovers the run has to know.
+        """
         at = self.drive.clock.time_ns()
         duration = (at - started_at) / 1e9
         error = None if failed is None else failed.exception
@@ -127,6 +138,8 @@ class Inside:
                 result["output_ref"] = output.ref
         if failed is not None:
             result["error"] = failed.problem
+        if aborted is not None:
+            result["error"] = StepError(path=aborted.path, type=ABORTED, message=clean(aborted.reason))
         record = self.journal.record
         record(StepResultEvent, result, path, scope.span_id, at)
         record(StepFinish, {"id": id, "attempt": number, "duration": duration}, path, scope.span_id, at)
@@ -157,7 +170,8 @@ class Inside:
         path = key.rpartition("?")[0]
         decides = path.rpartition("#")[0] if "#" in path.rpartition("/")[2] else path  # the iteration itself is over
         ctx: StepContext[Any] = StepContext(self.place, self.scope, name, decides, 1)
-        ctx.calls_from = key
+        # Whoever recovers the run asks once more where nothing that followed from the answer was stored.
+        ctx.calls_from = key if self.drive.state.stretch == 1 else f"{key}{self.drive.state.stretch}"
         try:
             return Value(await attempt(self.definition.step(name), value.data, ctx, self.drive.clock), None)
         except Exception as error:

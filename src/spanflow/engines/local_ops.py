@@ -103,7 +103,11 @@ class LocalOps:
 
     async def fork(self, forks: Sequence[Fork], limit: int | None, *, keep_going: bool) -> Joined:
         outcomes: list[Outcome] = [Canceled()] * len(forks)
-        decisive: Outcome | None = None
+        drive = self._inside.drive
+        decisive = None if drive.state.stretch == 1 else self._decided(forks, keep_going=keep_going)
+        if decisive is not None:
+            close_open(drive, self._inside.now(), [fork.path for fork in forks])
+            return Joined(outcomes, decisive)
         queue = iter(enumerate(forks))
 
         async def work() -> None:
@@ -128,10 +132,22 @@ class LocalOps:
                         group.create_task(work())
         except* _Stop:
             pass
-        drive = self._inside.drive
-        if decisive is not None and drive.state.waiting:  # nobody will read the answers
+        if decisive is not None and (drive.state.waiting or drive.state.stretch > 1):  # nobody goes on with these
             close_open(drive, self._inside.now(), [fork.path for fork in forks])
         return Joined(outcomes, decisive)
+
+    def _decided(self, forks: Sequence[Fork], *, keep_going: bool) -> Outcome | None:
+        """Return what stopped these forks in a process that died before all of them had stopped."""
+        steps = self._inside.drive.state.steps
+        known = [steps[fork.path] for fork in forks if fork.path in steps]
+        stopping = ("bailed", "canceled") if keep_going else ("bailed", "canceled", "failed")
+        stopped = [step for step in known if step.status in stopping]
+        if not stopped:
+            return None
+        for step in known:
+            self._inside.succeeded += step.status == "success"
+            self._inside.failed += step.status == "failed"
+        return self._inside.stopped(min(stopped, key=_decisiveness))
 
     async def within(self, frame: Frame, value: Value, body: Callable[[Ops, Value], Awaitable[Outcome]]) -> Outcome:
         inside, path = self._inside, frame.path
@@ -214,7 +230,7 @@ class LocalOps:
             outcome = self._checked(path, definition, outcome)
         if isinstance(outcome, Suspended):
             return outcome
-        if inside.drive.state.waiting:
+        if inside.drive.state.waiting or inside.drive.state.stretch > 1:
             close_inside(inside.drive, inside.now(), path)
         scope.revive()
         scope.note({names.SUCCEEDED: children.succeeded, names.FAILED: children.failed})
@@ -233,7 +249,8 @@ class LocalOps:
                 status, output = "bailed", outcome.value
             case Canceled():
                 status = "canceled"
-        inside.end(frame.id, path, 1, scope, started_at, status, output, failed, measured)
+        aborted = outcome if isinstance(outcome, Canceled) and outcome.path else None
+        inside.end(frame.id, path, 1, scope, started_at, status, output, failed, measured, aborted)
         if output is not None and status == "success":
             return Value(output.data, path)
         return outcome if failed is None else Failed(failed.problem)
@@ -254,6 +271,11 @@ class LocalOps:
 def _list_schema(definition: Definition, id: str) -> Schema[Any]:
     item: Any = definition.bindings[id].input.annotation
     return Schema(list[item])
+
+
+def _decisiveness(step: StepResult) -> tuple[bool, int]:
+    """Sort what stopped others before what was stopped, then by time. What stops others by its own wish says so."""
+    return step.status == "canceled" and step.error is None, step.ended_at or 0
 
 
 def _items_schema(definition: Definition, id: str) -> Schema[Any]:

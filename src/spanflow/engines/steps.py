@@ -98,8 +98,9 @@ async def _attempt(
         inside.end(id, path, number, scope, at, "bailed", Value(signal.value, None))
         return Bailed(Value(signal.value, path))
     except AbortSignal as signal:
-        inside.end(id, path, number, scope, at, "canceled")
-        return Canceled(signal.reason, path)
+        aborted = Canceled(signal.reason, path)
+        inside.end(id, path, number, scope, at, "canceled", aborted=aborted)
+        return aborted
     except GeneratorExit:  # the loop is closing us: there is nobody left to record for
         raise
     except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):  # by the run, or because a sibling failed

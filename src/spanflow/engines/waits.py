@@ -7,7 +7,7 @@ from spanflow.engines.inside import Inside
 from spanflow.errors import EventTimeout, InvalidOutput
 from spanflow.events import StepFinish, StepResultEvent, StepWaiting
 from spanflow.failure import failure
-from spanflow.interpret import Failed, Outcome, Value
+from spanflow.interpret import Canceled, Failed, Outcome, Value
 from spanflow.plan import SleepNode, WaitNode
 from spanflow.ports import Message
 from spanflow.tracing import names
@@ -61,6 +61,8 @@ async def sleep(inside: Inside, node: SleepNode, path: str, value: Value) -> Out
     """Wait until the time that the node, its function, or the journal says."""
     drive = inside.drive
     known = drive.state.steps.get(path)
+    if known is not None and known.status == "canceled":
+        return Canceled()
     if known is not None and known.completed:
         return inside.count(value)
     if known is not None and known.until is not None:
@@ -90,9 +92,8 @@ async def wait_for_event(inside: Inside, node: WaitNode, path: str) -> Outcome:
     drive = inside.drive
     schema = inside.definition.events[node.event]
     known = drive.state.steps.get(path)
-    if known is not None and known.completed:
-        settled = inside.settled(known, schema)
-        assert settled is not None
+    settled = None if known is None else inside.settled(known, schema)
+    if settled is not None:
         return inside.count(settled)
     wait = _Wait(inside, node.id, path, f"wait {node.id}", "event", inside.now() if known is None else known.started_at)
     wait.attributes[names.EVENT_NAME] = node.event
