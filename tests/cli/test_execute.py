@@ -9,9 +9,10 @@ import pytest
 
 from spanflow import Runtime, SQLiteStore
 from tests.cli import shop
-from tests.cli.command import TRACES, Spanflow, elsewhere
+from tests.cli.command import TRACES, Spanflow, elsewhere, some_runs
 from tests.cli.shop import Refund, refunds
 from tests.otlp_receiver import OtlpReceiver, ReceivedSpan
+from tests.stores.postgres import Postgres, given
 
 FILE = f"{shop.__file__}:refunds"
 YES = '{"approved": true}'
@@ -155,6 +156,16 @@ def test_ctrl_c_leaves_a_run_that_can_be_gone_on_with_at_once(empty: Spanflow) -
     assert err == "Stopped. Run r-9 is kept as it stands: spanflow resume r-9 goes on with it.\n"
     (empty.folder / "go").touch()
     assert empty("resume", "r-9", "--app", "tests.cli.shop:waiting", "--json").json["result"] == "it is there"
+
+
+async def test_runs_in_postgresql_are_gone_on_with_and_canceled(tmp_path: Path) -> None:
+    with Postgres(given("SPANFLOW_TEST_POSTGRES", "the address (DSN) of a PostgreSQL for tests")) as postgres:
+        spanflow = Spanflow(tmp_path, {"SPANFLOW_STORE": postgres.dsn, "SPANFLOW_SCHEMA": postgres.schema})
+        await some_runs(postgres.store())
+        replayed = spanflow("replay", "r-3", "--from", "check", "--app", "tests.cli.shop:refunds", "--json")
+        assert replayed.code == 3, replayed.err
+        assert spanflow("cancel", json.loads(replayed.out)["run_id"]).code == 0
+        assert spanflow("resume", "r-3", YES, "--app", FILE, "--json").json["result"] == "250 EUR refunded"
 
 
 # --- replay

@@ -177,6 +177,9 @@ def _show(
 ) -> None:
     """Show a run: what it came to or waits for, and its tree. The workflow's code is not needed.
 
+    With --json the run is one document; events, where they are asked for, are lines, each as the store keeps it, and
+    all that is printed.
+
     \b
     Examples:
       spanflow show RUN_ID --store runs.db
