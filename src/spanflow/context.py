@@ -13,6 +13,7 @@ from spanflow.events import Envelope, StepOutput
 from spanflow.explain import describe
 from spanflow.schema import Schema, fields_of
 from spanflow.state import RunState, without_iterations
+from spanflow.tracing.current import running_step
 from spanflow.tracing.options import TracingContext
 from spanflow.tracing.spans import Scope, current_span
 
@@ -363,7 +364,7 @@ class StepContext(Generic[DepsT_co]):
         return self._place.run
 
 
-_current: ContextVar[StepContext[Any] | None] = ContextVar("spanflow_current_step", default=None)
+_current: ContextVar[StepContext[Any] | None] = running_step
 
 
 def current_step() -> StepContext[Any] | None:

@@ -244,7 +244,7 @@ def test_the_console_can_be_added_to_a_provider_of_the_application_once() -> Non
     )
     assert shown["processors"] == [CONSOLE]
     assert stderr.count("invoke_workflow qa") == 1
-    assert "is not used" in stderr
+    assert "the given exporter, endpoint or logs are not used" in stderr
 
 
 def test_a_second_call_doubles_nothing() -> None:

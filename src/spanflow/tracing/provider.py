@@ -6,12 +6,14 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExporter
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricExporter, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import HOST_NAME, PROCESS_PID, SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
-from spanflow.tracing.delivery import Delivery, OtlpMetrics, OtlpSpans
+from spanflow.tracing.delivery import Delivery, OtlpLogs, OtlpMetrics, OtlpSpans
 from spanflow.tracing.delivery import ToExporter as ToExporter
 from spanflow.tracing.environment import Destination, Problems, positive
 from spanflow.tracing.export_queue import ExportQueue
@@ -36,6 +38,13 @@ def make_tracer_provider(service_name: str | None, processors: Sequence[SpanProc
 def make_meter_provider(provider: TracerProvider, exporter: MetricExporter) -> MeterProvider:
     """Make a meter provider that describes the same resource; ``OTEL_METRIC_EXPORT_INTERVAL`` is its interval."""
     return MeterProvider([PeriodicExportingMetricReader(exporter)], provider.resource, shutdown_on_exit=False)
+
+
+def make_logger_provider(provider: TracerProvider, exporter: LogRecordExporter) -> LoggerProvider:
+    """Make a logger provider that describes the same resource; ``OTEL_BLRP_*`` say how it batches."""
+    logger_provider = LoggerProvider(provider.resource, shutdown_on_exit=False)
+    logger_provider.add_log_record_processor(BatchLogRecordProcessor(exporter))
+    return logger_provider
 
 
 def queue_to(delivery: Delivery, problems: Problems) -> ExportQueue:
@@ -78,6 +87,17 @@ def otlp_metrics(destination: Destination) -> MetricExporter:
 
         return OtlpMetrics(lambda: GrpcExporter(destination.endpoint), destination, like)
     return OtlpMetrics(lambda: HttpExporter(destination.endpoint), destination, like)
+
+
+def otlp_logs(destination: Destination) -> LogRecordExporter:
+    """Export log records by OTLP."""
+    if destination.protocol == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter as GrpcExporter
+
+        return OtlpLogs(lambda: GrpcExporter(destination.endpoint), destination)
+    from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter as HttpExporter
+
+    return OtlpLogs(lambda: HttpExporter(destination.endpoint), destination)
 
 
 def resource_of(service_name: str | None) -> Resource:

@@ -36,6 +36,7 @@ def configure_tracing(
     exporter: "SpanExporter | None" = None,
     protocol: Protocol | None = None,
     endpoint: str | None = None,
+    logs: bool | None = None,
 ) -> "TracingSetup":
     """Set up tracing for this process, once, from the standard ``OTEL_*`` variables and what is given here.
 
@@ -53,6 +54,9 @@ def configure_tracing(
             HTTP for any other.
         endpoint: base URL of the OTLP receiver; else ``OTEL_EXPORTER_OTLP_ENDPOINT``. It does not overrule
             ``OTEL_TRACES_EXPORTER=none``.
+        logs: send what the program logs by OTLP, too, with trace, span, run and step on each record, from the levels
+            on that its loggers have. None leaves it to ``OTEL_LOGS_EXPORTER=otlp``; without either, logs stay at home.
+            Call ``logging.basicConfig()`` before: it does nothing where there is a handler already.
 
     Spans wait for their export in a queue of 65,536 (``OTEL_BSP_MAX_QUEUE_SIZE``). When it is half full, runs begin no
     more steps until there is room, as long as the back end takes anything; one that takes nothing for five seconds is
@@ -77,9 +81,11 @@ def configure_tracing(
         problems.append("OTEL_SDK_DISABLED=true: nothing is traced. Unset it to have traces.")
     elif isinstance(existing, trace.ProxyTracerProvider):  # the API's stand-in: none was set
         environment.check_sampler(problems)
-        setup = _configure(service_name, _wanted(console, exporter, protocol, endpoint, problems), problems)
+        wanted = _wanted(console, exporter, protocol, endpoint, problems)
+        log_destination = _log_destination(logs, protocol, endpoint, problems)
+        setup = _configure(service_name, wanted, log_destination, problems)
     else:
-        setup = _use(existing, console, ignored=exporter is not None or endpoint is not None)
+        setup = _use(existing, console, ignored=exporter is not None or endpoint is not None or logs is True)
     for problem in dict.fromkeys(problems):
         _logger.warning("configure_tracing: %s", problem)
     if capture_content is not None:
@@ -101,12 +107,12 @@ class TracingSetup:
         provider: trace.TracerProvider,
         *,
         configured: bool,
-        meter_provider: Any = None,
+        beside: Sequence[Any] = (),
         queues: "Sequence[ExportQueue]" = (),
     ) -> None:
         self.provider = provider
         self.configured = configured
-        self._meter_provider = meter_provider
+        self._providers = (provider, *beside)  # of spans, metrics and logs
         self._queues = queues
         self._flushing: threading.Thread | None = None
 
@@ -153,14 +159,14 @@ class TracingSetup:
 
     def _flush(self, timeout: float) -> bool:
         done = True
-        for provider in (self.provider, self._meter_provider):
+        for provider in self._providers:
             force_flush: Callable[..., bool] | None = getattr(provider, "force_flush", None)
             if force_flush is not None:
                 done = force_flush(timeout_millis=int(timeout * 1000)) and done
         return done
 
     def _shutdown(self) -> None:
-        for provider in (self.provider, self._meter_provider):
+        for provider in self._providers:
             shutdown: Callable[[], None] | None = getattr(provider, "shutdown", None)
             if shutdown is not None:
                 shutdown()
@@ -201,7 +207,20 @@ def _wanted(
     return _Wanted(console, exporter, destination("TRACES"), destination("METRICS") if with_metrics else None)
 
 
-def _configure(service_name: str | None, wanted: _Wanted, problems: list[str]) -> TracingSetup:
+def _log_destination(
+    logs: bool | None, protocol: Protocol | None, endpoint: str | None, problems: list[str]
+) -> Destination | None:
+    """Return where logs are to go; None where they were not asked for."""
+    named = environment.exporter_names("LOGS", ("otlp", "none"), problems)
+    if not ("otlp" in (named or ()) if logs is None else logs):
+        return None
+    chosen = protocol or environment.protocol_of("LOGS", endpoint, problems)
+    return environment.destination_of("LOGS", chosen, endpoint, problems)
+
+
+def _configure(
+    service_name: str | None, wanted: _Wanted, logs: Destination | None, problems: list[str]
+) -> TracingSetup:
     from spanflow.tracing import provider as sdk  # here, since it imports the SDK
 
     queues: list[ExportQueue] = []
@@ -212,11 +231,16 @@ def _configure(service_name: str | None, wanted: _Wanted, problems: list[str]) -
     shown = [] if wanted.console is False else [_console(wanted.console)]
     provider = sdk.make_tracer_provider(service_name, [*queues, *shown])
     trace.set_tracer_provider(provider)
-    meter_provider = None
+    beside: list[Any] = []
     if wanted.metrics is not None and not _has_meter_provider():
         meter_provider = sdk.make_meter_provider(provider, sdk.otlp_metrics(wanted.metrics))
         metrics.set_meter_provider(meter_provider)
-    setup = TracingSetup(provider, configured=True, meter_provider=meter_provider, queues=queues)
+        beside.append(meter_provider)
+    if logs is not None:
+        from spanflow.tracing.log_records import LogExport  # here, since few ask for it
+
+        beside.append(LogExport(sdk.make_logger_provider(provider, sdk.otlp_logs(logs))))
+    setup = TracingSetup(provider, configured=True, beside=beside, queues=queues)
     leaving.call_before_leaving(setup.leave)
     for queue in queues:
         queue.on_start_in_process(lambda: leaving.call_before_worker_ends(setup.leave))
@@ -230,8 +254,8 @@ def _use(provider: trace.TracerProvider, console: bool | TextIO, *, ignored: boo
         add(_console(console))
     if ignored:
         _logger.warning(
-            "configure_tracing: there is a tracer provider already, so the given exporter or endpoint is not used. "
-            "Add it to that provider, or call configure_tracing() before the provider is set."
+            "configure_tracing: there is a tracer provider already, so the given exporter, endpoint or logs are not "
+            "used. Add them to that provider, or call configure_tracing() before the provider is set."
         )
     return TracingSetup(provider, configured=False)
 
