@@ -1,0 +1,175 @@
+"""A Collector goes away, comes back, or is not what was meant; no run fails for it, and nothing is lost."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.jaeger.programs import ROOT, Collector, Jaeger, eventually
+from tests.jaeger.search import Search
+from tests.tracing_contract.processes import in_process
+
+PHASES = """
+import asyncio, json, sys
+from spanflow import Workflow, configure_tracing, step
+
+@step
+async def measure(number: int) -> int:
+    return number
+
+@step
+async def wait(numbers: list[int]) -> list[int]:
+    print(json.dumps({}), flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    return numbers
+
+once = Workflow("once", input=list[int]).foreach(measure, concurrency=8).then(wait)
+again = Workflow("again", input=list[int]).foreach(measure, concurrency=8).then(wait)
+last = Workflow("last", input=list[int]).foreach(measure, concurrency=8)
+phases = Workflow("phases", input=list[int]).then(once).then(again).then(last)
+
+async def main():
+    result = await (await phases.create_run()).start(list(range(500)))
+    print(json.dumps({"status": result.status, "trace_id": result.trace_id}), flush=True)
+
+with configure_tracing() as setup:
+    asyncio.run(main())
+    print(json.dumps({"flushed": setup.flush(40)}), flush=True)
+"""
+
+
+@pytest.fixture
+def own(jaeger: Jaeger, tmp_path: Path) -> Generator[Collector]:
+    """A Collector that may be stopped: it is this test's alone."""
+    with Collector(tmp_path, "collector-config.yaml", jaeger.otlp) as running:
+        yield running
+
+
+@contextmanager
+def running(script: str, **variables: str) -> Generator["subprocess.Popen[str]"]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", script],
+        cwd=ROOT,
+        env={**kept, **variables},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def told(process: "subprocess.Popen[str]") -> dict[str, Any]:
+    assert process.stdout is not None
+    return json.loads(process.stdout.readline())
+
+
+def go_on(process: "subprocess.Popen[str]") -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+@pytest.mark.parametrize("ending", ["stop", "kill"])
+def test_a_collector_that_is_away_for_a_part_of_a_run_costs_no_span(
+    ending: str, own: Collector, search: Search, service: str
+) -> None:
+    with running(PHASES, OTEL_SERVICE_NAME=service, **own.environment) as process:
+        assert told(process) == {}
+        # what a Collector has taken and not handed on dies with it: this is about what it has not taken
+        eventually(lambda: spans_of(search, service) >= 500)
+        own.stop() if ending == "stop" else own.kill()
+        go_on(process)
+        assert told(process) == {}
+        own.start()
+        go_on(process)
+        facts = told(process)
+        assert facts["status"] == "success"
+        assert told(process) == {"flushed": True}
+    trace_id = facts["trace_id"]
+    eventually(lambda: len(search.trace(trace_id, raw=True).spans) >= 1510)
+    trace = search.trace(trace_id)
+    assert trace.problems() == []
+    assert len(trace.named("step measure")) == 1500
+
+
+def spans_of(search: Search, service: str) -> int:
+    return sum(len(search.trace(trace_id, raw=True).spans) for trace_id in search.find(service))
+
+
+WIDE = """
+from spanflow import TracingOptions, Workflow, configure_tracing, step
+
+@step
+async def measure(number: int) -> int:
+    return number
+
+wide = Workflow("wide", input=int).map(lambda count: list(range(count))).foreach(measure, concurrency=64)
+
+async def main():
+    every_one = TracingOptions(max_step_spans=None)
+    stream = await (await wide.create_run()).stream(100_000, tracing_options=every_one)
+    async for event in stream:
+        last = event
+    return stream.trace_id, last.payload.counts
+
+with configure_tracing() as setup:
+    trace_id, counts = asyncio.run(main())
+    show(trace_id=trace_id, dropped=counts.spans_dropped, spans=counts.spans, flushed=setup.flush(40))
+"""
+
+
+@pytest.mark.timeout(180)
+def test_a_hundred_thousand_items_arrive_in_jaeger(own: Collector, search: Search, service: str) -> None:
+    ended = in_process(WIDE, OTEL_SERVICE_NAME=service, **own.environment)
+    assert ended.facts["flushed"]
+    assert ended.facts["dropped"] == 0
+    trace_id = ended.facts["trace_id"]
+    eventually(lambda: len(search.trace(trace_id, raw=True).spans) == ended.facts["spans"], timeout=90)
+    trace = search.trace(trace_id, raw=True)
+    ids = {span.context.span_id for span in trace.spans}
+    assert len(ids) == len(trace.spans) == ended.facts["spans"]
+    assert {span.attributes["spanflow.foreach.index"] for span in trace.named("step measure")} == set(range(100_000))
+    assert [span.name for span in trace.spans if span.parent is None] == ["invoke_workflow wide"]
+    assert all(span.parent is None or span.parent.span_id in ids for span in trace.spans)
+
+
+SMALL = """
+from spanflow import Workflow, configure_tracing, step
+
+@step
+async def measure(number: int) -> int:
+    return number
+
+async def main():
+    return (await (await Workflow("small", input=int).then(measure).create_run()).start(1)).status
+
+with configure_tracing() as setup:
+    show(status=asyncio.run(main()), flushed=setup.flush(3))
+"""
+
+
+@pytest.mark.parametrize(
+    ("port", "protocol", "advice"),
+    [("http", "grpc", "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"), ("grpc", "http/protobuf", "PROTOCOL=grpc")],
+)
+def test_the_wrong_protocol_on_a_port_of_a_collector_is_said_once_with_what_to_change(
+    port: str, protocol: str, advice: str, collector: Collector
+) -> None:
+    endpoint = collector.http if port == "http" else collector.grpc
+    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
+    ended = in_process(SMALL, OTEL_METRICS_EXPORTER="none", **variables)
+    assert ended.facts == {"status": "success", "flushed": False}
+    (line,) = [line for line in ended.stderr.splitlines() if "do not get through" in line]
+    assert advice in line, line
