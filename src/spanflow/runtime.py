@@ -47,7 +47,9 @@ class Runtime:
         workflows: those whose runs may be found and continued here.
         deps: live objects for the steps, as ``ctx.deps``, where a run is given none of its own.
         clock: where runs take their time from; for tests.
-        lease: seconds after which, without a sign of life, the owner of a run counts as dead.
+        lease: seconds after which, without a sign of life, the owner of a run counts as dead. There is one every third
+            of it, on the clock of the owner's machine: machines that share a store must have clocks that differ by less
+            than two thirds of it, or one that is ahead takes over what another still executes. That one then stops.
 
     Raises:
         DefinitionError: two workflows have the same id, or one is not complete.

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from spanflow.clock import Clock
+from spanflow.clock import Clock, RunClock
 from spanflow.context import Done, Place, Recording, T, enter_step
 from spanflow.definition import Definition
 from spanflow.engines.closing import close_lost, close_open
@@ -64,7 +64,7 @@ class Drive:
         self._store = store
         self.stores_json = not getattr(store, "is_live", False)
         self._values_are_live = not launch.state.restored
-        self.clock = clock
+        self.clock = RunClock(clock, launch.state.last_at)
         self.run_id = launch.record.run_id
         self.state = launch.state
         self.deps = launch.deps

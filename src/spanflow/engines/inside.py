@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from spanflow.attempt import attempt
-from spanflow.clock import Clock
+from spanflow.clock import RunClock
 from spanflow.context import AbortSignal, BailSignal, Place, RunSide, StepContext, SuspendSignal
 from spanflow.definition import Definition
 from spanflow.errors import SpanflowError
@@ -32,7 +32,7 @@ WORKFLOW: Measured = (metrics.workflow_duration, names.WORKFLOW_NAME)
 class Driver(RunSide, Protocol):
     """What the operations need of the stretch they belong to."""
 
-    clock: Clock
+    clock: RunClock
     journal: Journal
     resume_schemas: dict[str, Schema[Any]]
     root: RootScope

@@ -38,7 +38,8 @@ async def run_step(inside: Inside, step: AnyStep, path: str, value: Value, posit
         _name_the_wait(inside, known)
         number, failures = known.attempt, known.failures
         if known.status == "waiting" and known.until is not None:  # its process died between two attempts
-            await _delay(inside, step.id, path, number, known.ended_at or known.until, known.until)
+            failed_at = known.ended_at or known.until
+            await _delay(inside, step.id, path, number, failed_at, known.until if known.until > failed_at else None)
     elif inside.scope.spans.room.crowded:  # while there is nothing yet that would have to be closed
         await inside.scope.spans.room.room()
     while True:
@@ -141,19 +142,19 @@ async def _failed(
     scope.end(at, error)
     payload = {"id": step.id, "attempt": number, "error": problem, "delay": delay}
     inside.journal.record(StepRetry, payload, path, scope.span_id, at)
-    until = at + int(delay * 1e9)
-    if delay > 0:
+    until = drive.clock.wall_ns() + int(delay * 1e9) if delay > 0 else None
+    if until is not None:
         drive.announce_before(until)
     await _delay(inside, step.id, path, number, at, until)
     return _AGAIN
 
 
-async def _delay(inside: Inside, id: str, path: str, number: int, at: int, until: int) -> None:
-    """Wait between two attempts, and give the wait a span."""
+async def _delay(inside: Inside, id: str, path: str, number: int, at: int, until: int | None) -> None:
+    """Wait between two attempts, and give the wait a span; None for no wait at all."""
     drive = inside.drive
     try:
         await inside.journal.flush()
-        if until <= at:
+        if until is None:
             return
         await drive.clock.sleep_until(until)
     except GeneratorExit:

@@ -69,7 +69,7 @@ async def sleep(inside: Inside, node: SleepNode, path: str, value: Value) -> Out
         wait, until = _Wait(inside, node.id, path, "sleep", "sleep", known.started_at), known.until
     else:
         wait = _Wait(inside, node.id, path, "sleep", "sleep", inside.now())
-        found = await _wake_time(inside, node, path, value, wait.started_at)
+        found = await _wake_time(inside, node, path, value, drive.clock.wall_ns())
         if isinstance(found, Failed):
             return inside.count(found)
         until = found

@@ -85,7 +85,9 @@ class PostgresStore:
             ``host=... user=...``.
         schema: the PostgreSQL schema of the tables, created where it is missing. Nothing else may live in it.
         pool_size: the most connections that this process holds at a time.
-        reconnect_timeout: seconds for which a server that went away, or a free connection, is waited for.
+        reconnect_timeout: seconds for which a server that went away, or a free connection, is waited for. It may be
+            longer than the ``lease`` of a runtime: while the server is away nobody can take a run over, and what is
+            stored late is refused where somebody has gone on with the run meanwhile.
         create: whether tables that are missing are made; else it is a StoreError at first use.
 
     Raises:
