@@ -6,7 +6,7 @@ and walking it again over a journal takes the same turns.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, assert_never
 
 from spanflow.errors import LoopLimit, NoBranchMatched, SpanflowError
@@ -38,18 +38,29 @@ class Value:
         self.ref = ref
 
 
+class ReadFailure(SpanflowError):
+    """Stands for an exception that was lost with its process: the journal has its type and message."""
+
+    def __init__(self, problem: StepError) -> None:
+        super().__init__(problem.message)
+        self.error_type = problem.type
+
+
 @dataclass(slots=True)
 class Failed:
     """Something failed. ``recorded``: a span has the exception already."""
 
     problem: StepError
     recorded: bool = True
+    _read: ReadFailure | None = field(default=None, repr=False, compare=False)
 
     @property
     def exception(self) -> BaseException:
         """The exception itself; one of ours in its place where the failure was read from a journal."""
-        problem = self.problem
-        return problem.exception or SpanflowError(f"{problem.type}: {problem.message}")
+        if self.problem.exception is not None:
+            return self.problem.exception
+        self._read = self._read or ReadFailure(self.problem)
+        return self._read
 
 
 @dataclass(slots=True)

@@ -11,7 +11,18 @@ from typing import Any
 
 import pytest
 
-from spanflow import DefinitionError, RunConflict, RunStream, Runtime, SQLiteStore, StepContext, Workflow, step, tool
+from spanflow import (
+    DefinitionError,
+    RunConflict,
+    RunStream,
+    Runtime,
+    SQLiteStore,
+    StepContext,
+    StoreError,
+    Workflow,
+    step,
+    tool,
+)
 from spanflow.events import Entry, Finish, Start, StepResultEvent
 from spanflow.state import PROCESS_LOST
 from spanflow.testing import Traces
@@ -286,6 +297,42 @@ async def test_an_owner_whose_lease_runs_out_while_it_stores_does_not_take_what_
     run = await runtime.create_run(both)
     assert (await run.start(1)).unwrap() == (1, 1)
     await runtime.aclose()
+
+
+class WithoutEnd(SQLiteStore):
+    """Fails at the end of a run, when it has stored all before that."""
+
+    async def append(self, run_id: str, entries: Sequence[Entry], *, expected_seq: int) -> None:
+        await super().append(run_id, [each for each in entries if each.kind is not Finish], expected_seq=expected_seq)
+        if entries[-1].kind is Finish:
+            raise StoreError("The disk is full.", store="runs.db")
+
+
+@step
+async def give_up(value: int) -> int:
+    raise LookupError("no such thing")
+
+
+async def test_a_failure_that_was_stored_by_another_process_is_the_runs_failure_with_its_own_type(
+    tmp_path: Path, traces: Traces
+) -> None:
+    trying = Workflow("trying", input=int).then(Workflow("within", input=int).then(give_up))
+    runtime = Runtime(store=WithoutEnd(tmp_path / "runs.db"), workflows=[trying], lease=LEASE)
+    with pytest.raises(StoreError):
+        await (await runtime.create_run(trying, run_id="r-1")).start(1)
+    await runtime.aclose()
+
+    store = SQLiteStore(tmp_path / "runs.db")
+    await until_dead(store)
+    runtime = Runtime(store=store, workflows=[trying])
+    run = await (await runtime.get_run("r-1")).restart()
+    result = await run.wait()
+    await runtime.aclose()
+    assert result.error is not None
+    assert (result.error.type, result.error.message) == ("LookupError", "no such thing")
+    _, root = traces.find("invoke_workflow trying")  # the first process had ended its own, and died of storing that
+    assert (root.attributes or {})["error.type"] == "LookupError"
+    assert root.status.description == "no such thing"
 
 
 async def test_an_answer_that_is_refused_leaves_the_lease_of_the_one_that_was_taken(tmp_path: Path) -> None:

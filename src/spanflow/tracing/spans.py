@@ -22,6 +22,7 @@ from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, Span, SpanContex
 from opentelemetry.trace import Link as Link
 from opentelemetry.trace.span import TraceFlags
 
+from spanflow.errors import SpanflowError
 from spanflow.tracing import metrics, names
 from spanflow.tracing.backpressure import BOUNDLESS, ExportRoom, ending
 from spanflow.tracing.content import capture, capture_enabled
@@ -326,7 +327,7 @@ def ambient_link() -> tuple[Link, ...]:
 def error_type(error: BaseException) -> str:
     """Return ``error.type`` as the conventions want it: bare for builtins, else module and qualified name."""
     kind = type(error)
-    own: str | None = getattr(kind, "error_type", None)
+    own: str | None = getattr(error if isinstance(error, SpanflowError) else kind, "error_type", None)
     if own is not None:
         return own
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
