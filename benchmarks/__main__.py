@@ -15,11 +15,14 @@ from benchmarks.footprint import import_seconds
 
 _ROOT = Path(__file__).parent.parent
 _GOALS = {"on": 1.5, "off": 6.0}  # off: 30 µs a step where the floor takes 5
+_EXPORT = "export"
 _LEAK = 100.0  # bytes a run
 _COLUMNS = "{:<44} {:<7} {:>10} {:>10} {:>7} {:>7}   {}"
 _NOTES = """
 floor: the same work, validation and spans, written by hand (benchmarks/floor.py), in the same process, turn and turn
 about. Times are medians over the rounds; ratio: median of the rounds' ratios; (best): ratio of the two best rounds.
+Of the export the floor is the SDK's batch processor with a queue for all of the spans, each side once and in a process
+of its own, by OTLP over HTTP to a sink in another one, until that has the last span.
 Of SQLite the floor is one INSERT and commit of the same bytes; times are means, since its log is moved now and then.
 """
 
@@ -46,7 +49,10 @@ class Row:
 def main(argv: Sequence[str] | None = None) -> int:
     """Return the exit code."""
     options = _options(argv)
-    rows = [row for tracing in ("off", "on") for row in _timings(tracing, options.case or NAMES, options.rounds)]
+    timed = [name for name in options.case or NAMES if name != _EXPORT]
+    rows = [row for tracing in ("off", "on") if timed for row in _timings(tracing, timed, options.rounds)]
+    if not options.case or _EXPORT in options.case:
+        rows += _exports(min(options.rounds * 2500, 100_000))
     if not options.case:
         rows += [_memory(tracing, options.rounds * 10) for tracing in ("off", "on")]
         rows += _durable(options.rounds)
@@ -114,6 +120,17 @@ def _durable(rounds: int) -> list[Row]:
     ]
 
 
+def _exports(items: int) -> list[Row]:
+    found = json.loads(_run("benchmarks.export", f"--items={items}"))
+    floor, ours = found["floor"], found["spanflow"]
+    slower, larger = ours["seconds"] / floor["seconds"], ours["peak"] / floor["peak"]
+    by_hand, mine = floor["seconds"] * 1e6, ours["seconds"] * 1e6
+    return [
+        Row(f"export of {items:,} foreach items", "on", "µs/item", by_hand, mine, slower, slower, 1.25),
+        Row("peak memory of that", "on", "MB", floor["peak"] / 1e6, ours["peak"] / 1e6, larger, larger, 1.5),
+    ]
+
+
 def _imports(rounds: int) -> Row:
     alone, whole = (seconds * 1e3 for seconds in import_seconds(rounds))
     return Row("import (floor: dependencies)", "-", "ms", alone, whole, whole / alone, None, None)
@@ -126,7 +143,7 @@ def _run(module: str, *arguments: str) -> str:
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--case", action="append", choices=NAMES, help="only this one; may be given again")
+    parser.add_argument("--case", action="append", choices=[*NAMES, _EXPORT], help="only this one; may be given again")
     parser.add_argument("--rounds", type=_positive, default=40, help="timings of each side (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     parser.add_argument("--check", action="store_true", help="exit 1 if a goal is missed")

@@ -62,6 +62,8 @@ def test_one_command_measures_every_case_with_tracing_off_and_on_and_exits_0() -
         assert row["met"] == (row["ratio"] <= row["goal"])
     others = [(row["what"].partition(" ")[0], row["tracing"]) for row in rows[len(timed) :]]
     assert others == [
+        ("export", "on"),
+        ("peak", "on"),
         ("kept", "off"),
         ("kept", "on"),
         ("append", "off"),
@@ -105,3 +107,14 @@ def test_options_that_mean_nothing_are_refused(arguments: tuple[str, ...]) -> No
     done = run_benchmarks(*arguments)
     assert done.returncode == 2
     assert "error: argument" in done.stderr
+
+
+def test_the_export_is_measured_end_to_end_on_both_sides() -> None:
+    done = run_benchmarks("--case=export", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    seconds, peak = json.loads(done.stdout)
+    assert seconds["what"] == "export of 2,500 foreach items"
+    assert (seconds["goal"], peak["goal"]) == (1.25, 1.5)
+    for row in (seconds, peak):
+        assert min(row["floor"], row["spanflow"]) > 0
+        assert row["ratio"] == pytest.approx(row["spanflow"] / row["floor"])

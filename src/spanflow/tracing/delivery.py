@@ -188,11 +188,13 @@ class _Line:
             to = self._destination
             found = diagnose(to.endpoint, to.protocol, to.headers)
             if found.ok and not said:
-                found = _SILENCE
+                advice = "Mind what else the exporter goes by, e.g. a proxy or REQUESTS_CA_BUNDLE."
+                found = Finding(False, verdict.words, advice) if verdict.words else _SILENCE
             self._complain(answered if said and (found.ok or f"answers {status}" in found.cause) else found)
 
     def _complain(self, finding: Finding) -> None:
-        kind = (self._destination.endpoint.partition("/v1/")[0], finding.cause)
+        cause = finding.cause.replace("/v1/metrics", "/v1/traces")  # one cause, whichever signal meets it
+        kind = (self._destination.endpoint.partition("/v1/")[0], cause)
         now = time.monotonic()
         if not self._closed and now - _said.get(kind, -_SAID_AGAIN) >= _SAID_AGAIN:
             _said[kind] = now

@@ -17,10 +17,14 @@ LONGEST_PAUSE = 30.0  # s that a receiver may ask to be left alone
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of a batch: taken, to be tried again after ``pause`` seconds, to be split, or refused for good."""
+    """What became of a batch: taken, to be tried again after ``pause`` seconds, to be split, or refused for good.
+
+    ``words`` are the exporter's own for what is wrong with the connection.
+    """
 
     kind: Literal["sent", "later", "unanswered", "too_large", "refused"]
     pause: float = 0.0
+    words: str = ""
 
 
 _LOGGERS = (
@@ -56,8 +60,13 @@ class _Ear(logging.Filter):
     """Takes the lines that are translated here from the log, while an exporter of ours runs on the same thread."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if _heard.records is None or not str(record.msg).startswith(_KNOWN):
+        if _heard.records is None:
             return True
+        if not str(record.msg).startswith(_KNOWN):
+            line = record.getMessage()
+            new = line not in _passed
+            _passed.add(line)
+            return new  # an exporter is made more than once, and would say it each time
         _heard.records.append(record)
         if str(record.msg).startswith(_RETRY) and _heard.on_retry is not None:
             _heard.on_retry()
@@ -65,6 +74,7 @@ class _Ear(logging.Filter):
 
 
 _ear = _Ear()
+_passed: set[str] = set()
 
 
 @contextmanager
@@ -90,7 +100,7 @@ _REFUSING = frozenset(
 
 def judge(heard: Sequence[logging.LogRecord], seconds: float) -> tuple[Verdict, str]:
     """Return the verdict on a batch that was not taken, and what the receiver said, as far as it said anything."""
-    pause, status, details, retried = 0.0, "", "", False
+    pause, status, details, words, retried = 0.0, "", "", "", False
     for record in heard:
         arguments: list[Any] = list(record.args) if isinstance(record.args, tuple) else []
         message = str(record.msg)
@@ -104,7 +114,9 @@ def judge(heard: Sequence[logging.LogRecord], seconds: float) -> tuple[Verdict, 
                 status, details = str(each), str(arguments[-1])
             elif isinstance(each, float) and message.startswith(_RETRY):
                 pause = min(each, LONGEST_PAUSE)
-        if message.startswith(_RETRY) and arguments and arguments[0] in _PHRASES:
+        if message.startswith(_RETRY) and arguments and isinstance(arguments[0], Exception):
+            words = str(arguments[0])
+        elif message.startswith(_RETRY) and arguments and arguments[0] in _PHRASES:
             status, details = str(_PHRASES[arguments[0]]), arguments[0]
     said = f"{status} {details}".strip() if status.isdecimal() or not status else f"{status}: {details}"
     if status == "413" or (status == "RESOURCE_EXHAUSTED" and "larger than max" in details):
@@ -113,4 +125,4 @@ def judge(heard: Sequence[logging.LogRecord], seconds: float) -> tuple[Verdict, 
         return Verdict("refused"), said
     if status == "DEADLINE_EXCEEDED" or (not status and not retried and seconds > 1):
         return Verdict("unanswered"), ""
-    return Verdict("later", pause), said
+    return Verdict("later", pause, words), said

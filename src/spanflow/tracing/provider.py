@@ -68,6 +68,7 @@ def otlp_spans(destination: Destination) -> OtlpSpans:
     What it needs is imported at once: the first spans of a short program go out when it is too late for that.
     """
     if destination.protocol == "grpc":
+        os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else its core prints each failed handshake
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
 
         return OtlpSpans(lambda: GrpcExporter(destination.endpoint), destination)

@@ -1,0 +1,181 @@
+"""What is wrong with where telemetry goes is said once, with what to change, by a program whose runs do not notice."""
+
+import socket
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import certifi
+import grpc
+import pytest
+
+from tests.otlp_receiver import OtlpReceiver, WireProtocol
+from tests.tracing_contract.processes import in_process
+
+# Long enough for the exporters to say everything they would say, over and over.
+PROGRAM = """
+import time
+from opentelemetry import metrics
+from spanflow import Workflow, configure_tracing, step
+
+@step
+async def item(value: int) -> int:
+    return value + 1
+
+async def main():
+    workflow = Workflow("one", input=int).then(item)
+    for _ in range(4):
+        result = await (await workflow.create_run()).start(1)
+        setup.flush(0.7)
+    return result
+
+with configure_tracing() as setup:
+    result = asyncio.run(main())
+    show(status=result.status, result=result.result)
+"""
+PROTOCOLS: list[WireProtocol] = ["grpc", "http/protobuf"]
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    causes: list[str]
+    lost: list[str]
+
+
+def said_by(environment: dict[str, str]) -> Said:
+    """Return the lines that name a cause, and those that count; there are no others."""
+    ended = in_process(PROGRAM, **environment)
+    assert ended.facts == {"status": "success", "result": 2}
+    lines = ended.stderr.splitlines()
+    causes = [line for line in lines if "do not get through to" in line]
+    lost = [line for line in lines if "spans were dropped" in line]
+    assert len(causes) + len(lost) == len(lines), ended.stderr
+    return Said(causes, lost)
+
+
+@pytest.fixture(params=PROTOCOLS)
+def protocol(request: pytest.FixtureRequest) -> WireProtocol:
+    return request.param
+
+
+def test_an_endpoint_where_nothing_listens_is_said_once(protocol: WireProtocol) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        place = f"127.0.0.1:{server.getsockname()[1]}"
+    said = said_by({"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{place}", "OTEL_EXPORTER_OTLP_PROTOCOL": protocol})
+    (line,) = said.causes
+    assert line.startswith(f"Spans do not get through to http://{place}")
+    assert f"nothing listens on {place}. Start a Collector or Jaeger there, or set OTEL_EXPORTER_OTLP_ENDPOINT" in line
+    assert said.lost == ["8 of 8 spans were dropped: 8 were left when tracing was shut down."]
+
+
+def test_a_host_that_does_not_exist_is_said_once(protocol: WireProtocol) -> None:
+    endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector.invalid:4000", "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
+    (line,) = said_by(endpoint).causes
+    assert "no host is called 'collector.invalid'" in line
+
+
+@pytest.mark.parametrize("endpoint", ["localhost:4000", "http:/localhost:4000", "http://localhost:port"])
+def test_an_endpoint_that_is_no_url_is_said_once(protocol: WireProtocol, endpoint: str) -> None:
+    (line,) = said_by({"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}).causes
+    assert f"the endpoint '{endpoint}" in line
+    assert "Write it as 'http://localhost:" in line
+
+
+@pytest.mark.parametrize(("speaks", "asked"), [PROTOCOLS, PROTOCOLS[::-1]])
+def test_the_wrong_protocol_on_a_port_is_said_once(speaks: WireProtocol, asked: WireProtocol) -> None:
+    with OtlpReceiver(speaks) as receiver:
+        said = said_by({**receiver.environment, "OTEL_EXPORTER_OTLP_PROTOCOL": asked})
+    (line,) = said.causes
+    assert f"Set OTEL_EXPORTER_OTLP_PROTOCOL={speaks}" in line
+
+
+def test_tls_to_a_plain_port_is_said_once(protocol: WireProtocol) -> None:
+    with OtlpReceiver(protocol) as receiver:
+        endpoint = receiver.endpoint.replace("http:", "https:")
+        (line,) = said_by({**receiver.environment, "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}).causes
+    assert "the endpoint begins with 'https://'. Write 'http://'." in line
+
+
+def test_plain_text_to_a_tls_port_is_said_once(protocol: WireProtocol) -> None:
+    with OtlpReceiver(protocol, tls=True) as receiver:
+        endpoint = receiver.endpoint.replace("https:", "http:")
+        (line,) = said_by({**receiver.environment, "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}).causes
+    assert "speaks TLS, and the endpoint begins with 'http://'. Write 'https://'." in line
+
+
+def test_a_certificate_that_is_not_trusted_is_said_once(protocol: WireProtocol) -> None:
+    with OtlpReceiver(protocol, tls=True) as receiver:
+        (line,) = said_by(receiver.environment).causes
+    assert "is not trusted" in line
+    assert "OTEL_EXPORTER_OTLP_CERTIFICATE" in line
+
+
+def test_a_certificate_that_is_trusted_lets_everything_through(protocol: WireProtocol) -> None:
+    certificate = Path(__file__).parent.parent / "tls" / "certificate.pem"
+    with OtlpReceiver(protocol, tls=True) as receiver:
+        trusted = {"OTEL_EXPORTER_OTLP_CERTIFICATE": str(certificate), "REQUESTS_CA_BUNDLE": "", "CURL_CA_BUNDLE": ""}
+        said = said_by({**receiver.environment, **trusted})
+        assert receiver.count() == 8
+    assert (said.causes, said.lost) == ([], [])
+
+
+def test_what_only_the_exporter_knows_is_said_in_its_own_words() -> None:
+    certificate = Path(__file__).parent.parent / "tls" / "certificate.pem"
+    with OtlpReceiver("http/protobuf", tls=True) as receiver:
+        other = {"OTEL_EXPORTER_OTLP_CERTIFICATE": str(certificate), "REQUESTS_CA_BUNDLE": certifi.where()}
+        (line,) = said_by({**receiver.environment, **other}).causes
+    assert "CERTIFICATE_VERIFY_FAILED" in line
+    assert "REQUESTS_CA_BUNDLE" in line
+
+
+REFUSALS = [
+    ("http/protobuf", 401, "it answers 401 Unauthorized. Set its key in OTEL_EXPORTER_OTLP_HEADERS."),
+    ("http/protobuf", 404, "it answers 404 Not Found. No OTLP receiver for traces is there"),
+    ("http/protobuf", 503, "it answers 503 Service Unavailable. It is overloaded or not ready"),
+    ("grpc", grpc.StatusCode.UNAUTHENTICATED, "it answers UNAUTHENTICATED: refused by the test. Set its key in"),
+    ("grpc", grpc.StatusCode.UNIMPLEMENTED, "it answers UNIMPLEMENTED: refused by the test. No OTLP receiver"),
+    ("grpc", grpc.StatusCode.UNAVAILABLE, "it answers UNAVAILABLE: refused by the test. It is overloaded"),
+]
+
+
+@pytest.mark.parametrize(("protocol", "status", "message"), REFUSALS)
+def test_a_receiver_that_refuses_is_said_once(
+    protocol: WireProtocol, status: "int | grpc.StatusCode", message: str
+) -> None:
+    with OtlpReceiver(protocol) as receiver:
+        receiver.refuses = status
+        said = said_by(receiver.environment)
+    (line,) = said.causes
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("OTEL_EXPORTER_OTLP_TIMEOUT", "soon"), ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "brotli")],
+)
+def test_a_variable_that_the_exporter_cannot_read_is_said_once(variable: str, value: str) -> None:
+    with OtlpReceiver("grpc") as receiver:
+        (line,) = said_by({**receiver.environment, variable: value, "OTEL_METRICS_EXPORTER": "none"}).causes
+    assert "no exporter can be made" in line
+    assert value in line
+
+
+def test_lines_of_another_exporter_are_not_silenced() -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        port = server.getsockname()[1]
+    ended = in_process(
+        f"""
+        from opentelemetry import trace
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+        from spanflow import configure_tracing
+
+        with configure_tracing() as setup:
+            theirs = OTLPSpanExporter("http://127.0.0.1:{port}/theirs", timeout=0.5)
+            setup.provider.add_span_processor(SimpleSpanProcessor(theirs))
+            trace.get_tracer("mine").start_span("span").end()
+        """,
+        OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{port}",
+    )
+    assert "Failed to export spans batch" in ended.stderr
+    assert ended.stderr.count("do not get through") == 1
