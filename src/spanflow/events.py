@@ -91,12 +91,24 @@ class Travelled(_Frozen):
     inputs: dict[str, Any] = Field(default_factory=dict, description="path → the input that a step is given instead")
 
 
+class LinkedTrace(_Frozen):
+    """Where the root span of a resumed stretch is, where that begins a trace of its own. As in ``TraceRecord``."""
+
+    trace_id: str
+    span_id: str
+    trace_flags: int
+    trace_state: str
+    started_at: int
+    links: tuple[str, ...]
+
+
 class StartPayload(_Frozen):
     workflow_id: str
     input: Any = None
     metadata: dict[str, Any] = Field(default_factory=lambda: {})
     resumed: Resumed | None = None
     travelled: Travelled | None = None
+    linked: LinkedTrace | None = Field(default=None, description="the stretch has a trace of its own: resume='link'")
     recovered: bool = Field(default=False, description="whether the stretch takes over from a process that died")
 
     _always = frozenset({"metadata"})
@@ -446,7 +458,7 @@ def _builder(kind: type[Envelope]) -> Callable[[Entry], Event]:
 
 
 class RunIds:
-    """The ids that all events of a stretch share. ``elsewhere``: the trace is not the one that the run has begun."""
+    """The ids that all events of a stretch share. ``elsewhere``: the trace is not the one that the run began with."""
 
     __slots__ = ("elsewhere", "run_id", "trace_id")
 

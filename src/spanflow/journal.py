@@ -36,14 +36,13 @@ class Journal:
         self,
         store: Store,
         state: RunState,
-        run_id: str,
-        trace_id: str | None,
+        ids: RunIds,
         on_broken: Callable[[], None],
     ) -> None:
         self._store = store
         self.state = state
-        self.run_id = run_id
-        self._ids = RunIds(run_id, trace_id)
+        self.run_id = ids.run_id
+        self._ids = ids
         self.feed = Feed()
         self.feed.last_seq = state.seq
         self._unsaved: list[Entry] = []

@@ -67,8 +67,8 @@ class RunQuery:
 class FoundRun:
     """A run as ``find_runs`` lists it. Times are ns since the epoch.
 
-    ``wake_at`` is the earliest time that a step waits for; ``cursor`` is where the run stands in the store's list, for
-    the next page.
+    ``trace_id`` is that of its first trace. ``wake_at`` is the earliest time that a step waits for; ``cursor`` is where
+    the run stands in the store's list, for the next page.
     """
 
     run_id: str

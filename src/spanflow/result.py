@@ -25,7 +25,8 @@ class WorkflowResult(Generic[T_co]):
         suspended: path → payload of each step that waits for an answer.
         steps: path → what is known of the step.
         state: the workflow's state, as an instance of its model where it has one.
-        trace_id: 32 hex digits; None where no tracer provider is configured.
+        trace_id: 32 hex digits; None where no tracer provider is configured. Where each stretch has a trace of its
+            own, that of the latest.
 
     Example:
         >>> import asyncio

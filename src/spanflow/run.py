@@ -11,7 +11,8 @@ from typing_extensions import TypeVar
 
 from spanflow.context import HasResult
 from spanflow.definition import Definition
-from spanflow.engines.drive import ANNOUNCE_AFTER, Drive, Launch
+from spanflow.engines.drive import ANNOUNCE_AFTER, Drive
+from spanflow.engines.launch import Launch
 from spanflow.engines.local import LocalEngine
 from spanflow.engines.travelling import travel
 from spanflow.errors import InvalidInput, NotSuspended, RunConflict, UnknownEvent
@@ -142,7 +143,7 @@ class Run(Generic[In_contra, Out_co]):
 
     @property
     def trace_id(self) -> str | None:
-        """The trace id, once the run is started."""
+        """The trace id, once the run is started. Where each stretch has a trace of its own, that of the first."""
         return None if self._record is None else self._record.trace.trace_id
 
     # --- starting
@@ -425,8 +426,9 @@ class Run(Generic[In_contra, Out_co]):
             self._answering.discard(path)
 
     def _launch(self, state: RunState, record: RunRecord, start: dict[str, Any]) -> Launch:
-        announced = state.announced or state.last_at - state.started_at > ANNOUNCE_AFTER * 1e9
-        root = reopen_run(self.run_id, record.trace, announced=announced, steps_run=state.steps_run)
+        trace = record.trace if state.linked is None else record.trace.of_stretch(**dict(state.linked))
+        announced = state.announced or state.last_at - trace.started_at > ANNOUNCE_AFTER * 1e9
+        root = reopen_run(self.run_id, trace, announced=announced, steps_run=state.steps_run)
         return Launch(record, self._definition, root, state, start, self._deps)
 
     def _recovered(self, state: RunState, record: RunRecord) -> Launch:

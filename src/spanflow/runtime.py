@@ -213,7 +213,7 @@ class Runtime:
         Args:
             status: one, or any of several.
             workflow: it or its id.
-            trace_id: 32 hex digits, as Jaeger shows it.
+            trace_id: 32 hex digits, as Jaeger shows it; of any of its traces, where each stretch has its own.
             metadata: keys of the root span, ``user.id`` and ``session.id`` among them, and their values.
             started_after: a time with a time zone; ``started_before`` likewise.
             limit: how many at most.

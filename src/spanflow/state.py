@@ -15,6 +15,7 @@ from spanflow.events import (
     Event,
     Finish,
     FinishStatus,
+    LinkedTrace,
     Ref,
     Resumed,
     RunStatus,
@@ -75,7 +76,8 @@ class RunState:
     """All that is known of a run. ``steps`` maps each path to its latest result.
 
     ``restored`` says that values were read from a store as JSON, and have yet to get their types back. ``inputs`` has
-    what steps are given instead of what the plan would give them, by path.
+    what steps are given instead of what the plan would give them, by path; ``linked`` the trace of the latest stretch
+    where it is not that of the first.
     """
 
     run_id: str = ""
@@ -93,6 +95,7 @@ class RunState:
     decisions: dict[str, Any] = field(default_factory=_DICT)
     values: dict[str, dict[str, Any]] = field(default_factory=_DICT)
     inputs: dict[str, Any] = field(default_factory=_DICT)
+    linked: LinkedTrace | None = None
     consumed: set[str] = field(default_factory=_SET)
     waiting: set[str] = field(default_factory=_SET)
     open_calls: dict[str, Entry] = field(default_factory=_DICT)
@@ -200,6 +203,9 @@ def _start(state: RunState, entry: Entry, payload: dict[str, Any]) -> None:
     travelled: Travelled | None = payload.get("travelled")
     if travelled is not None:
         state.inputs = travelled.inputs
+    linked: LinkedTrace | None = payload.get("linked")
+    if linked is not None:
+        state.linked, state.trace_id, state.announced = linked, linked.trace_id, False
     if state.stretch == 1:
         state.run_id, state.trace_id, state.workflow_id = entry.run.run_id, entry.run.trace_id, payload["workflow_id"]
         state.input, state.metadata, state.started_at = payload["input"], payload["metadata"], entry.timestamp

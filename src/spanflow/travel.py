@@ -152,7 +152,10 @@ class _History:
                 continue
             trace_id = entry.run.trace_id
             ids = traces.setdefault(trace_id, RunIds(run_id, trace_id, elsewhere=True))
-            copy = Entry(entry.kind, entry.payload, ids, len(kept) + 2, entry.timestamp, entry.span_id, entry.path)
+            payload = entry.payload
+            if "linked" in payload:  # it began a trace of that run
+                payload = {name: value for name, value in payload.items() if name != "linked"}
+            copy = Entry(entry.kind, payload, ids, len(kept) + 2, entry.timestamp, entry.span_id, entry.path)
             copy.changes = pending or None
             kept.append(copy)
             pending = {}

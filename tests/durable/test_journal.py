@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from spanflow import MemoryStore
-from spanflow.events import Entry, StepFinish
+from spanflow.events import Entry, RunIds, StepFinish
 from spanflow.journal import Journal
 from spanflow.state import RunState
 
@@ -21,7 +21,7 @@ class Witness(MemoryStore):
 
 async def test_what_ends_while_earlier_spans_are_exported_is_stored_only_when_its_own_is_out() -> None:
     store, out = Witness(), list[int]()
-    journal = Journal(store, RunState(), "r", None, lambda: None)
+    journal = Journal(store, RunState(), RunIds("r", None), lambda: None)
 
     def end_a_step() -> None:
         payload = {"id": "s", "attempt": 1, "duration": 0.0}

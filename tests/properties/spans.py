@@ -54,6 +54,11 @@ def id_of(span: ReadableSpan) -> str:
     return format(span.context.span_id, "016x")
 
 
+def trace_of(span: ReadableSpan) -> str:
+    assert span.context is not None
+    return format(span.context.trace_id, "032x")
+
+
 def scope_of(span: ReadableSpan) -> str:
     assert span.instrumentation_scope is not None
     return span.instrumentation_scope.name
@@ -81,6 +86,38 @@ def one_trace_one_root_no_orphan_no_id_twice(story: Story) -> None:
     assert [span.name for span in spans if span.parent is None] == ["invoke_workflow root"]
     parents = {format(span.parent.span_id, "016x") for span in spans if span.parent is not None}
     assert parents <= set(ids), "orphans"
+
+
+def each_stretch_is_a_trace_with_a_root_and_no_orphan(story: Story) -> None:
+    """Where each stretch is to be a trace: each has its own, linked to the one before, and nothing sticks out of it."""
+    starts = [event for event in story.recorded if isinstance(event, Start)]
+    assert [span.name for span in story.spans if span.parent is None] == ["invoke_workflow root"] * len(starts)
+    before: list[str] = []
+    for start in starts:
+        spans = {id_of(span): span for span in story.spans if trace_of(span) == start.trace_id}
+        assert len(spans) == sum(trace_of(span) == start.trace_id for span in story.spans)
+        (root,) = [span for span in spans.values() if span.parent is None]
+        assert [format(link.context.span_id, "016x") for link in root.links] == before[-1:]
+        before.append(id_of(root))
+        assert {start.trace_id} == {
+            event.trace_id for event in story.recorded if start.seq <= event.seq < _next(starts, start, story)
+        }
+        for span in spans.values():
+            parent_id = "" if span.parent is None else format(span.parent.span_id, "016x")
+            assert parent_id in spans or span is root, "an orphan"
+            if parent_id and parent_id not in story.outlived() and scope_of(span) == "spanflow":
+                above = times(spans[parent_id])
+                at = times(span)
+                assert above[0] <= at[0] <= at[1] <= above[1] + 1, span.name  # ns, on a clock that stands still
+    assert {trace_of(span) for span in story.spans} == {start.trace_id for start in starts}
+    assert len({start.trace_id for start in starts}) == len(starts)
+    assert story.result.trace_id == starts[-1].trace_id
+
+
+def _next(starts: Sequence[Start], start: Start, story: Story) -> int:
+    """Return where the stretch after this one begins."""
+    later = [each.seq for each in starts if each.seq > start.seq]
+    return later[0] if later else story.recorded[-1].seq + 1
 
 
 def a_span_lies_within_its_parent(story: Story) -> None:

@@ -115,3 +115,13 @@ def test_going_back_to_any_step_comes_to_the_same(scenario: Scenario) -> None:
     travelling.it_ends_again_as_it_did(story)
     travelling.what_is_taken_over_is_not_done_again(story)
     travelling.each_trace_is_whole(story)
+
+
+@examples
+@given(scenarios)
+def test_each_stretch_of_a_run_is_a_whole_trace_where_that_is_wanted(scenario: Scenario) -> None:
+    story = tell(scenario, TracingOptions(resume="link"))
+    assert story.complaints == []
+    event(f"{len(story.live)} stretches")
+    spans.each_stretch_is_a_trace_with_a_root_and_no_orphan(story)
+    events.the_fold_of_the_events_is_the_result(story)

@@ -13,6 +13,7 @@ from psycopg.conninfo import make_conninfo
 import spanflow
 from spanflow import PostgresStore, RunConflict, RunNotFound, Runtime, StepContext, StoreError, Workflow, step
 from spanflow.ports import Message, RunQuery
+from spanflow.stores.postgres_database import VERSION
 from spanflow.tracing.record import TraceRecord
 from tests.stores.postgres import Postgres, Wire, restart_command
 from tests.stores.support import appended, created, everything, finish, numbered, record, start, step_start, waiting
@@ -129,7 +130,7 @@ class TestTables:
         await asyncio.gather(*(created(store, f"r{number}") for number, store in enumerate(stores)))
 
         assert len(await stores[0].find(RunQuery())) == 6
-        assert postgres.execute("SELECT version FROM {schema}.spanflow_version") == [(1,)]
+        assert postgres.execute("SELECT version FROM {schema}.spanflow_version") == [(VERSION,)]
         for store in stores:
             await store.aclose()
 
@@ -158,7 +159,9 @@ class TestTables:
         await store.aclose()
         postgres.execute("UPDATE {schema}.spanflow_version SET version = 99")
 
-        with pytest.raises(StoreError, match=r"written by a newer spanflow \(version 99; this one knows up to 1\)"):
+        with pytest.raises(
+            StoreError, match=rf"written by a newer spanflow \(version 99; this one knows up to {VERSION}\)"
+        ):
             await everything(store)
 
         assert postgres.execute("SELECT version FROM {schema}.spanflow_version") == [(99,)]

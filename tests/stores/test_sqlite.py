@@ -15,8 +15,21 @@ from pathlib import Path
 import pytest
 
 from spanflow import SpanflowError, SQLiteStore, StoreError
+from spanflow.events import LinkedTrace, Start
+from spanflow.ports import RunQuery
 from spanflow.stores.sqlite_file import STEPS, SQLiteFile, prepare
-from tests.stores.support import appended, created, everything, finish, numbered, record, start, step, waiting
+from tests.stores.support import (
+    CREATED_AT,
+    appended,
+    created,
+    everything,
+    finish,
+    numbered,
+    record,
+    start,
+    step,
+    waiting,
+)
 
 WRITER = Path(__file__).with_name("writer.py")
 
@@ -259,11 +272,31 @@ class TestMigration:
             prepare(connection, "f", steps[:1])
             assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("a",)]
 
-    async def test_the_tables_of_version_1_are_what_they_were(self, path: Path) -> None:
-        assert len(STEPS) == 1
+    async def test_runs_of_a_file_of_version_1_are_found_by_the_traces_that_they_begin_later(self, path: Path) -> None:
         await make(path)
-
         with closing(sqlite3.connect(path)) as connection:
+            connection.execute("DROP TABLE traces")
+            connection.execute("PRAGMA user_version = 1")
+        store = SQLiteStore(path)
+        at = len(await everything(store))
+        trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+        linked = LinkedTrace(
+            trace_id=trace_id,
+            span_id="b7ad6b7169203331",
+            trace_flags=1,
+            trace_state="",
+            started_at=CREATED_AT,
+            links=(),
+        )
+        await appended(store, at, (Start, "", {"workflow_id": "w", "linked": linked}))
+
+        assert [run.run_id for run in await store.find(RunQuery(trace_id=trace_id))] == ["r1"]
+        assert (await everything(store))[-1].payload["linked"] == linked
+        await store.aclose()
+
+    async def test_the_tables_of_version_1_are_what_they_were(self, path: Path) -> None:
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            prepare(connection, "f", STEPS[:1])
             columns = {
                 name: [column for _, column, *_ in connection.execute(f"PRAGMA table_info({name})")]
                 for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()

@@ -88,18 +88,31 @@ def _end_wait(run: Ending, step: StepResult, at: int) -> None:
 
 
 def _end_frame(run: Ending, step: StepResult, at: int) -> None:
-    scope = _frame_scope(run, step)
+    span_id = _end_span(run, step, at, "canceled")
+    _record(run, step, span_id, at)
+
+
+def _end_span(run: Ending, frame: StepResult, at: int, status: str) -> int | None:
+    """End the span of a frame, and return its id."""
+    scope = _frame_scope(run, frame)
     scope.revive()
-    inside = [other for path, other in run.state.steps.items() if parent_path(path) == step.path]
+    inside = [other for path, other in run.state.steps.items() if parent_path(path) == frame.path]
     scope.note(
         {
             names.SUCCEEDED: sum(other.status == "success" for other in inside),
             names.FAILED: sum(other.status == "failed" for other in inside),
-            names.STEP_STATUS: "canceled",
+            names.STEP_STATUS: status,
         }
     )
     scope.end(at)
-    _record(run, step, scope.span_id, at)
+    return scope.span_id
+
+
+def end_frames(run: Ending, at: int) -> None:
+    """End the spans of the frames around what waits, the innermost first. They begin anew in the next trace."""
+    around = [step for step in run.state.steps.values() if step.status == "running"]
+    for step in sorted(around, key=lambda step: len(step.path), reverse=True):
+        _end_span(run, step, at, "suspended")
 
 
 def close_lost(run: Ending, at: int) -> None:

@@ -5,7 +5,6 @@ import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import Context
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
@@ -14,52 +13,34 @@ from pydantic import ValidationError
 from spanflow.clock import Clock, RunClock
 from spanflow.context import Done, Place, Recording, T, enter_step
 from spanflow.definition import Definition
-from spanflow.engines.closing import close_lost, close_open
+from spanflow.engines.closing import close_lost, close_open, end_frames
+from spanflow.engines.launch import Launch
 from spanflow.engines.local_ops import LocalOps
 from spanflow.errors import DefinitionError, InvalidOutput, RunConflict, RunInterrupted, SpanflowError, StoreError
-from spanflow.events import Envelope, Finish, FinishStatus, Resumed, Start, StepError
+from spanflow.events import Envelope, Finish, FinishStatus, Resumed, RunIds, Start, StepError
 from spanflow.explain import describe
 from spanflow.failure import failure
 from spanflow.inputs import require_storable
 from spanflow.interpret import Bailed, Canceled, Failed, Outcome, Suspended, Value, interpret
 from spanflow.journal import Journal
-from spanflow.lease import Lease
 from spanflow.plan import Plan
-from spanflow.ports import CANCEL, Message, RunRecord, Store
+from spanflow.ports import CANCEL, Message, Store
 from spanflow.schema import Schema
-from spanflow.state import ABORTED, RunState
+from spanflow.state import ABORTED
 from spanflow.tracing import metrics, names
 from spanflow.tracing.metadata import clean
-from spanflow.tracing.roots import RootScope
 from spanflow.tracing.spans import Link
-from spanflow.travel import Past
 
 _TURN = Done()
 
 ANNOUNCE_AFTER = 1.0  # s: a run that lasts longer makes itself visible before it ends
 
 
-@dataclass(slots=True)
-class Launch:
-    """All that it takes to continue a run from its journal."""
-
-    record: RunRecord
-    definition: Definition
-    root: RootScope
-    state: RunState
-    start: dict[str, Any]
-    deps: Any = None
-    inbox: list[Message] = field(default_factory=lambda: [])
-    resume_schemas: dict[str, Schema[Any]] = field(default_factory=lambda: {})
-    resumed_by: Sequence[Link] = ()
-    lease: Lease | None = None
-    past: Past | None = None
-
-
 class Drive:
     """Executes a stretch. What steps see of their run (``RunSide``), and what the engine holds of it."""
 
     def __init__(self, launch: Launch, store: Store, clock: Clock) -> None:
+        launch.begin_trace(clock)
         self._launch = launch
         self._store = store
         self.stores_json = not getattr(store, "is_live", False)
@@ -71,7 +52,9 @@ class Drive:
         self.runtime_context: Mapping[str, Any] = launch.record.runtime_context
         self.root = launch.root
         self.resume_schemas = launch.resume_schemas
-        self.journal = Journal(store, launch.state, self.run_id, launch.root.trace_id, self._stop)
+        trace_id, first = launch.root.trace_id, launch.record.trace.trace_id
+        ids = RunIds(self.run_id, trace_id, elsewhere=trace_id != first)
+        self.journal = Journal(store, launch.state, ids, self._stop)
         if self.stores_json:
             self.journal.settle_before_append(self._settles())
         self.error: SpanflowError | None = None
@@ -162,13 +145,20 @@ class Drive:
                 self.journal.take_over(launch.past.entries)
             await self.journal.create(launch.record, launch.lease)
         else:
-            self.journal.record(Start, launch.start, "", self.root.span_id, at)
+            self._record_start(at)
             await self.journal.flush()  # from here on the run is ours
             close_lost(self, at)
             await self.journal.flush()
 
+    def _record_start(self, at: int) -> None:
+        """Record that the run goes on, at the moment in which its trace begins, if one does."""
+        start = self._launch.start
+        self.journal.record(Start, start, "", self.root.span_id, self.root.started_at if "linked" in start else at)
+
     async def end_canceled(self) -> None:
         """Record that the run was canceled while nobody executed it."""
+        if "linked" in self._launch.start:
+            self._record_start(self.root.started_at)
         await self._finish(Canceled())
         self._end()
 
@@ -261,7 +251,7 @@ class Drive:
 
     def announce_before(self, moment: int | None) -> None:
         """Make the run visible now if it will wait until then, long after it started."""
-        if self._is_ours and (moment is None or moment - self.state.started_at > ANNOUNCE_AFTER * 1e9):
+        if self._is_ours and (moment is None or moment - self.root.started_at > ANNOUNCE_AFTER * 1e9):
             self.root.announce()
 
     def _record(
@@ -352,7 +342,11 @@ class Drive:
                 status = "canceled"
                 if outcome.reason:
                     problem = StepError(path=outcome.path, type=ABORTED, message=clean(outcome.reason))
-        if status == "suspended":
+        if status == "suspended" and self._launch.links:
+            end_frames(self, at)
+            self._capture(None)
+            root.finish(at, status, None, record=False)
+        elif status == "suspended":
             root.announce()
         else:
             if self.state.unfinished or self.state.stretch > 1:  # an earlier stretch may have left more open than that
@@ -400,7 +394,7 @@ class Drive:
         """Announce the run, unless its own clock says that it is not old enough, or it may have an heir by now."""
         if self.leaving:
             return
-        if self._is_ours and self.clock.time_ns() - self.state.started_at >= ANNOUNCE_AFTER * 1e9:
+        if self._is_ours and self.clock.time_ns() - self.root.started_at >= ANNOUNCE_AFTER * 1e9:
             self.root.announce()
         else:
             self._arm()

@@ -6,7 +6,8 @@ from contextvars import copy_context
 from typing import Any
 
 from spanflow.clock import Clock
-from spanflow.engines.drive import Drive, Launch
+from spanflow.engines.drive import Drive
+from spanflow.engines.launch import Launch
 from spanflow.engines.watch import Watch
 from spanflow.errors import RunConflict, RunNotFound
 from spanflow.events import Entry, Event

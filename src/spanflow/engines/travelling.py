@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from spanflow.definition import Definition
-from spanflow.engines.drive import Launch
+from spanflow.engines.launch import Launch
 from spanflow.engines.local import LocalEngine
 from spanflow.errors import RunConflict
 from spanflow.events import Entry, Travelled

@@ -21,6 +21,7 @@ from spanflow.events import (
     Entry,
     Envelope,
     Finish,
+    LinkedTrace,
     Resumed,
     RunIds,
     Start,
@@ -300,11 +301,17 @@ def _short_any(payload: Payload, path: str) -> Payload:
 
 
 def _long_start(short: Payload, path: str) -> Payload:
+    if "linked" in short:
+        short = {**short, "linked": LinkedTrace(**short["linked"])}
     if "resumed" in short:
         return {**short, "resumed": Resumed(**short["resumed"])}
     if "travelled" in short:
         short = {**short, "travelled": Travelled(**short["travelled"])}
-    return short if "recovered" in short else {"workflow_id": "", "input": None, "metadata": {}, **short}
+    return (
+        short
+        if "recovered" in short or "linked" in short
+        else {"workflow_id": "", "input": None, "metadata": {}, **short}
+    )
 
 
 def _long_retry(short: Payload, path: str) -> Payload:

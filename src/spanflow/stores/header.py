@@ -18,6 +18,7 @@ class HeaderChange(NamedTuple):
         ended_at: when the run ended, None where it has not.
         wake_at: the earliest time that a step of this batch waits for.
         releases: whether the run has no owner any more: it ended or suspended.
+        trace_id: of a trace that the run begins besides its first.
     """
 
     status: RunStatus | None
@@ -25,6 +26,7 @@ class HeaderChange(NamedTuple):
     ended_at: int | None
     wake_at: int | None
     releases: bool
+    trace_id: str | None = None
 
 
 def header_change(entries: Sequence[Entry]) -> HeaderChange | None:
@@ -37,6 +39,12 @@ def header_change(entries: Sequence[Entry]) -> HeaderChange | None:
 
 
 def _change(entries: Sequence[Entry]) -> HeaderChange | None:
+    change = _change_of_status(entries)
+    linked = entries[0].payload.get("linked") if entries[0].kind is Start else None
+    return change if change is None or linked is None else change._replace(trace_id=linked.trace_id)
+
+
+def _change_of_status(entries: Sequence[Entry]) -> HeaderChange | None:
     last = entries[-1]
     if last.kind is Finish:
         status: RunStatus = last.payload["status"]

@@ -20,6 +20,7 @@ class _Kept:
     ended_at: int | None = None
     wake_at: int | None = None
     messages: list[Message] = field(default_factory=lambda: [])
+    traces: set[str] = field(default_factory=lambda: set())
 
 
 class MemoryStore:
@@ -142,6 +143,8 @@ class MemoryStore:
         if change.status is not None:
             kept.status, kept.ended_at = change.status, change.ended_at
         kept.wake_at = earliest(kept.wake_at, change)
+        if change.trace_id is not None:
+            kept.traces.add(change.trace_id)
         if change.releases:
             kept.owner, kept.lease_until = None, 0
         if change.ended_at is not None:
@@ -159,7 +162,7 @@ def _matches(kept: _Kept, query: RunQuery, wanted: dict[str, str]) -> bool:
     return (
         (query.statuses is None or kept.status in query.statuses)
         and query.workflow in (None, record.workflow_id)
-        and query.trace_id in (None, record.trace.trace_id)
+        and (query.trace_id in (None, record.trace.trace_id) or query.trace_id in kept.traces)
         and (query.started_after is None or record.created_at > query.started_after)
         and (query.started_before is None or record.created_at < query.started_before)
         and (query.wakes_before is None or (kept.wake_at is not None and kept.wake_at < query.wakes_before))

@@ -189,6 +189,9 @@ class PostgresStore:
                     " lease_until = CASE WHEN %(releases)s THEN 0 ELSE lease_until END WHERE number = %(number)s",
                     {**change._asdict(), "wake_at": earliest(wake_at, change), "number": number},
                 )
+                if change.trace_id is not None:
+                    statement = "INSERT INTO {schema}.traces VALUES (%s, %s)"
+                    await self._do(connection, statement, (change.trace_id, number))
         return done
 
     async def _not_appended(self, connection: Connection, row: dict[str, Any], begun_before: bool) -> None:
@@ -301,7 +304,6 @@ class PostgresStore:
         values: list[Any] = []
         compared: dict[LiteralString, Any] = {
             "workflow_id = %s": query.workflow,
-            "trace_id = %s": query.trace_id,
             "created_at > %s": query.started_after,
             "created_at < %s": query.started_before,
             "wake_at < %s": query.wakes_before,
@@ -312,6 +314,12 @@ class PostgresStore:
             if value is not None:
                 conditions.append(condition)
                 values.append(value)
+        if query.trace_id is not None:
+            conditions.append(
+                "number IN (SELECT number FROM {schema}.runs WHERE trace_id = %s"
+                " UNION SELECT run FROM {schema}.traces WHERE trace_id = %s)"
+            )
+            values += [query.trace_id, query.trace_id]
         for digest in _digests(query.metadata):
             conditions.append("number IN (SELECT run FROM {schema}.labels WHERE digest = %s)")
             values.append(digest)

@@ -73,7 +73,16 @@ CREATE TABLE {schema}.spanflow_version (version INTEGER NOT NULL);
 INSERT INTO {schema}.spanflow_version VALUES (0);
 """
 
-_STEPS: tuple[LiteralString, ...] = (_SCHEMA,)
+_TRACES: LiteralString = """
+CREATE TABLE {schema}.traces ( -- that a run has begun besides its first
+    trace_id TEXT,
+    run BIGINT REFERENCES {schema}.runs ON DELETE CASCADE,
+    PRIMARY KEY (trace_id, run)
+);
+CREATE INDEX traces_by_run ON {schema}.traces (run);
+"""
+
+_STEPS: tuple[LiteralString, ...] = (_SCHEMA, _TRACES)
 """What leads from each version of the tables to the next; no tables are version 0. Add to the end, change nothing."""
 
 VERSION = len(_STEPS)

@@ -177,6 +177,8 @@ class SQLiteStore:
                 ) from None
             if change is not None:
                 connection.execute(*_header_update(number, wake_at, change))
+                if change.trace_id is not None:
+                    connection.execute("INSERT INTO traces VALUES (?, ?)", (change.trace_id, number))
         if change is not None and change.releases:
             self._bases.pop(run_id, None)
         else:
@@ -360,7 +362,6 @@ def _select(query: RunQuery) -> tuple[str, list[Any]]:
     values: list[Any] = []
     compared = {
         "workflow_id = ?": query.workflow,
-        "trace_id = ?": query.trace_id,
         "created_at > ?": query.started_after,
         "created_at < ?": query.started_before,
         # asked for again and again, and true of few: not a scan of all runs in their order
@@ -371,6 +372,11 @@ def _select(query: RunQuery) -> tuple[str, list[Any]]:
         if value is not None:
             conditions.append(condition)
             values.append(within_int64(value) if isinstance(value, int) else value)
+    if query.trace_id is not None:
+        conditions.append(
+            "number IN (SELECT number FROM runs WHERE trace_id = ? UNION SELECT run FROM traces WHERE trace_id = ?)"
+        )
+        values += [query.trace_id, query.trace_id]
     if query.statuses is not None:
         conditions.append(f"status IN ({', '.join('?' * len(query.statuses))})")
         values += query.statuses
@@ -386,6 +392,7 @@ def _forget(connection: "sqlite3.Connection", number: int, metadata: str) -> Non
     rows = [(key, value, number) for key, value in labels(from_json(metadata)).items()]
     connection.executemany("DELETE FROM labels WHERE key = ? AND value = ? AND run = ?", rows)
     connection.execute("DELETE FROM messages WHERE run = ?", (number,))
+    connection.execute("DELETE FROM traces WHERE run = ?", (number,))
     connection.execute("DELETE FROM batches WHERE id >= ? AND id <= ?", (base, base | _SEQ))
     connection.execute("DELETE FROM records WHERE run = ?", (number,))
     connection.execute("DELETE FROM runs WHERE number = ?", (number,))

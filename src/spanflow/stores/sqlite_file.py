@@ -61,7 +61,16 @@ CREATE TABLE labels (
 ) WITHOUT ROWID;
 """
 
-STEPS: tuple[str, ...] = (_SCHEMA,)
+_TRACES = """
+CREATE TABLE traces ( -- that a run has begun besides its first
+    trace_id TEXT NOT NULL,
+    run INTEGER NOT NULL,
+    PRIMARY KEY (trace_id, run)
+) WITHOUT ROWID;
+CREATE INDEX traces_by_run ON traces (run);
+"""
+
+STEPS: tuple[str, ...] = (_SCHEMA, _TRACES)
 """What leads from each version of the file to the next; an empty file is version 0. Add to the end, change nothing."""
 
 

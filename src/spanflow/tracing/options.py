@@ -38,8 +38,11 @@ class TracingOptions:
         parent_span_id: the parent of the root span in that trace, up to 16 hex digits.
         hide_input: never record inputs of this run, whatever is configured.
         hide_output: never record outputs of this run, whatever is configured.
-        resume: ``"same"`` continues the trace when a suspended run is resumed; ``"link"`` starts a new one with
-            a link back, for back ends that window by time.
+        resume: ``"same"`` continues the trace when a suspended run is resumed. ``"link"`` is for back ends that window
+            by time: where the run suspends, its root and the spans around what waits end, with the status
+            ``suspended``, and are exported; an answer begins a new trace, with a root of its own that is linked to the
+            one before and to whoever resumed the run. The sampler decides on each anew. The waiting itself lies
+            between the two: in the new trace its span has no length. A run is found by each of its trace ids.
         max_step_spans: how many attempts of steps (and nested runs) get a span in any case; None for all. Beyond it
             only those do that fail, suspend, are canceled or are slow (ten times the mean of their kind, from 0.1 s),
             and what these stand in. What user code opens inside of others becomes a child of the fan-out's span, which

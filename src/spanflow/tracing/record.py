@@ -1,7 +1,7 @@
 """What a run's trace is made of, as data: all that ever crosses a process."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Resume = Literal["same", "link"]
@@ -30,6 +30,10 @@ class TraceRecord:
     max_step_spans: int | None = None
     baggage: dict[str, str] = field(default_factory=lambda: {})
     links: Sequence[str] = ()
+
+    def of_stretch(self, **begun: Any) -> "TraceRecord":
+        """Return the record of a stretch of the run with a trace of its own, from where that begins."""
+        return replace(self, parent_span_id=None, **begun)
 
     @property
     def traceparent(self) -> str | None:

@@ -236,6 +236,31 @@ def reopen_run(run_id: str, record: TraceRecord, *, announced: bool, steps_run: 
     return scope
 
 
+def open_linked(run_id: str, before: TraceRecord, resumed_by: Sequence[Link], number: int, at: int) -> RootScope:
+    """Start the root span of a resumed stretch that has a trace of its own, linked to the stretch before it.
+
+    It is a root also for the sampler, which decides anew. ``number`` is that of the stretch, from 1 for the first
+    that is resumed; ``resumed_by`` links to whoever resumed the run.
+    """
+    source = current_source()
+    if source is None or before.traceparent is None:
+        return Untraced(run_id, before)
+    spans = RunSpans(
+        source,
+        run_id,
+        hide_input=before.hide_input,
+        hide_output=before.hide_output,
+        max_step_spans=before.max_step_spans,
+    )
+    links = [before.traceparent, *(_traceparent(link.context) for link in resumed_by)]
+    record = replace(before, started_at=at, links=tuple(links))
+    span = spans.start(record.name, Context(), spans.ids.derive("", number), record.attributes, at, _links(record))
+    if not span.get_span_context().is_valid:
+        return Untraced(run_id, before)
+    _place(record, span, Context())
+    return RootScope(spans, record, span, _with_baggage(Context(), record.baggage), live=True)
+
+
 def open_tool(name: str, attributes: dict[str, Any]) -> Scope:
     """Start the span of a tool that is called outside of any run, below the ambient span."""
     source = current_source()
@@ -269,6 +294,10 @@ def _place(record: TraceRecord, span: Span, parent: Context) -> None:
     record.parent_span_id = format(above.span_id, "016x") if above.is_valid else None
     record.trace_flags = int(found.trace_flags)
     record.trace_state = found.trace_state.to_header() if found.trace_state else ""
+
+
+def _traceparent(there: SpanContext) -> str:
+    return f"00-{there.trace_id:032x}-{there.span_id:016x}-{there.trace_flags:02x}"
 
 
 def _links(record: TraceRecord) -> Sequence[Link]:

@@ -198,6 +198,7 @@ class Scope:
     def reopened(self, name: str, path: str, attributes: dict[str, Any], started_at: int, attempt: int = 1) -> "Scope":
         """Stand in for a child that was started before, here or elsewhere, and is exported when it ends."""
         spans, above = self.spans, self.span.get_span_context()
+        started_at = max(started_at, self.started_at)  # it may have been in a trace before this one
         span_id = spans.ids.derive(path, attempt)
         span = NonRecordingSpan(SpanContext(above.trace_id, span_id, False, above.trace_flags, above.trace_state))
         scope = Scope(spans, span, self.context, started_at)
@@ -218,8 +219,14 @@ class Scope:
         links: Sequence[Link] = (),
         span_id: int | None = None,
     ) -> int | None:
-        """Record a span that is already over, such as a wait. Return its id."""
+        """Record a span that is already over, such as a wait. Return its id.
+
+        It lies within this one: what began in a trace before this one is in this trace from its start, and for 1 ns
+        at least, since Jaeger takes no length for a negative one.
+        """
         spans = self.spans
+        if start < self.started_at:
+            start, end = self.started_at, max(end, self.started_at + 1)
         span_id = spans.ids.derive(path, attempt) if span_id is None else span_id
         span = spans.start(name, self.context, span_id, attributes, start, links)
         if error is not None:
