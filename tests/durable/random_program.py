@@ -108,8 +108,11 @@ async def conclude_plan(order: PlanOrder) -> None:
     if await status_of(runtime, order.run_id) is not None:
         await world.recall(store, order.run_id)
     async with runtime:
-        sending = asyncio.create_task(_send_events(runtime, store, order))
+        over = asyncio.Event()
+        sending = asyncio.create_task(_send_events(runtime, store, order, over))
         while (status := await status_of(runtime, order.run_id)) not in ("success", "failed", "canceled"):
+            if status == "suspended" and not order.answers:
+                break
             with suppress(RunConflict):  # somebody died who had just claimed the run: until that lease is over
                 if status is None:
                     await _start(runtime, workflow, order)
@@ -117,10 +120,8 @@ async def conclude_plan(order: PlanOrder) -> None:
                     await _answer(await runtime.get_run(order.run_id), order)
                 else:
                     await asyncio.sleep(0.002)
-        sending.cancel()
-        await asyncio.wait([sending])
-        if not sending.cancelled():
-            sending.result()
+        over.set()
+        await sending
 
 
 async def _start(runtime: Runtime, workflow: Workflow[int, object], order: PlanOrder) -> None:
@@ -136,10 +137,11 @@ async def _answer(run: Run[int, object], order: PlanOrder) -> None:
             await run.resume(ANSWER, step=path)
 
 
-async def _send_events(runtime: Runtime, store: Store, order: PlanOrder) -> None:
+async def _send_events(runtime: Runtime, store: Store, order: PlanOrder, over: asyncio.Event) -> None:
     """Send as many events of each name as the run waits for, counting those that were sent by others before."""
     early = count_early(order.plan)
-    while any(node.kind == "event" for node in nodes(order.plan).values()):
+    waits = any(node.kind == "event" for node in nodes(order.plan).values())
+    while waits and not over.is_set():
         await asyncio.sleep(0.002)
         if await status_of(runtime, order.run_id) is None:
             continue

@@ -36,7 +36,7 @@ from tests.properties.plans import (
 )
 from tests.properties.strategies import NIGHTLY, plans
 
-CI_EXAMPLES = 8
+CI_EXAMPLES = 6
 THOUSAND = 1000
 
 # Seconds where all is well; to make a failure small may take minutes.
