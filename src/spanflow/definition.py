@@ -223,9 +223,9 @@ class Definition:
                 f"Workflow {self.id!r} already waits for event {name!r} with payload {known.name}, now with"
                 f" {schema.name}. Use the same payload model, or another event name."
             )
+        node_id = checked_id(id, "event") if id else self._free_id(checked_id(name, "event"))
         if not is_name(name):
             raise DefinitionError(f"wait_for_event({reprlib.repr(name)}): the event needs a name of {NAME}.")
-        node_id = checked_id(id, "event") if id else self._free_id(checked_id(name, "event"))
         if not name:  # with an id of its own, it may be any other text
             raise DefinitionError(f"wait_for_event({name!r}, id={id!r}): an event needs a name.")
         checked_timeout(timeout, f"wait_for_event({name!r})")
