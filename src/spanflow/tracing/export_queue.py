@@ -23,6 +23,7 @@ from opentelemetry.trace import TraceFlags
 from spanflow.tracing import metrics
 from spanflow.tracing.backpressure import Owner, ending
 from spanflow.tracing.delivery import Delivery
+from spanflow.tracing.marks import EXPORTS, Mark, may_block
 
 _logger = logging.getLogger("spanflow")
 
@@ -77,11 +78,11 @@ class ExportQueue(SpanProcessor):
         self.sent = 0
         self.lost: Counter[Reason] = Counter()
         self._unreported: Counter[Reason] = Counter()
-        self._queue: deque[ReadableSpan | _Mark] = deque()
+        self._queue: deque[ReadableSpan | Mark] = deque()
         self._in_hand: list[Sequence[ReadableSpan]] = []
         self._changed = threading.Condition()
         self._awake, self._hurry = threading.Event(), threading.Event()
-        self._waiters: list[_Mark] = []
+        self._waiters: list[Mark] = []
         self._marks = 0
         self._stalled = False
         self._moved_at = self._failing_since = 0.0
@@ -119,7 +120,7 @@ class ExportQueue(SpanProcessor):
             self.full = self.full or length >= self._nearly
         if length < self.size:
             return True
-        if not self._stalled and _may_block():
+        if not self._stalled and may_block():
             self._wait_on_thread()
         places = self.size + _RESERVED if span.name.startswith(_FRAMES) else self.size
         if len(self._queue) < places:
@@ -139,7 +140,7 @@ class ExportQueue(SpanProcessor):
         with self._changed:
             if self._worker is not None or self._closed:
                 return
-            self._worker = threading.Thread(target=self._work, name="spanflow-export", daemon=True)
+            self._worker = threading.Thread(target=self._work, name=EXPORTS, daemon=True)
             self._worker.start()
             self._calm = self._high
             self._moved_at = time.monotonic()
@@ -155,7 +156,7 @@ class ExportQueue(SpanProcessor):
     async def room(self) -> None:
         """Return when there is room again, or when the back end has taken nothing for five seconds."""
         while self.crowded and not self._stalled:
-            waiter = _Mark(asyncio.get_running_loop())
+            waiter = Mark(asyncio.get_running_loop())
             with self._changed:
                 self._ask_for_room()
                 self._waiters.append(waiter)
@@ -164,7 +165,7 @@ class ExportQueue(SpanProcessor):
 
     async def drained(self) -> None:
         """Return when it is known what became of all spans queued so far, after five seconds at the latest."""
-        mark = _Mark(asyncio.get_running_loop())
+        mark = Mark(asyncio.get_running_loop())
         if self._put(mark):
             await mark.reached_within(self._patience)
 
@@ -207,14 +208,14 @@ class ExportQueue(SpanProcessor):
                         self._marks -= 1
                     mark.set()
 
-    def _take_batch(self) -> "_Mark | None":
+    def _take_batch(self) -> "Mark | None":
         """Take a batch in hand, up to the next mark, which is returned."""
         batch: list[ReadableSpan] = []
-        mark: _Mark | None = None
+        mark: Mark | None = None
         with self._changed:
             while self._queue and len(batch) < self._batch_size and mark is None:
                 item = self._queue.popleft()
-                if isinstance(item, _Mark):
+                if isinstance(item, Mark):
                     mark = item
                 else:
                     batch.append(item)
@@ -304,8 +305,8 @@ class ExportQueue(SpanProcessor):
         with self._changed:
             left = [span for batch in self._in_hand for span in batch]
             self._in_hand = []
-            marks = [item for item in self._queue if isinstance(item, _Mark)]
-            left += [item for item in self._queue if not isinstance(item, _Mark)]
+            marks = [item for item in self._queue if isinstance(item, Mark)]
+            left += [item for item in self._queue if not isinstance(item, Mark)]
             self._queue.clear()
             self._lose(left, "shutdown")
             self._marks = 0
@@ -328,7 +329,7 @@ class ExportQueue(SpanProcessor):
     def force_flush(self, timeout_millis: int | None = 30_000) -> bool:
         """Export all that is queued; return whether it was taken, all of it and in time."""
         lost = self.lost.total()
-        mark = _Mark()
+        mark = Mark()
         if not self._put(mark):
             return not self._queue
         reached = mark.wait(None if timeout_millis is None else timeout_millis / 1000)
@@ -369,7 +370,7 @@ class ExportQueue(SpanProcessor):
         self._delivery.close()
         return self.lost.total() == lost
 
-    def _put(self, mark: "_Mark") -> bool:
+    def _put(self, mark: "Mark") -> bool:
         """Queue a mark that is reached when all before it is delivered or lost. Return False where nothing is."""
         with self._changed:
             if self._worker is None or self._closed or not (self._queue or self._in_hand):
@@ -379,43 +380,3 @@ class ExportQueue(SpanProcessor):
         self._awake.set()
         self._hurry.set()
         return True
-
-
-class _Mark:
-    """Set when the worker comes to it; awaited by a task or waited for by a thread."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
-        self._loop = loop
-        self._reached = threading.Event()
-        self._awaited = None if loop is None else asyncio.Event()
-
-    def set(self) -> None:
-        self._reached.set()
-        if self._loop is not None and self._awaited is not None:
-            try:
-                self._loop.call_soon_threadsafe(self._awaited.set)
-            except RuntimeError:  # the loop was closed meanwhile: nobody waits any more
-                pass
-
-    def wait(self, timeout: float | None) -> bool:
-        return self._reached.wait(timeout)
-
-    async def reached_within(self, seconds: float) -> bool:
-        assert self._awaited is not None
-        try:
-            async with asyncio.timeout(max(0.0, seconds)):
-                await self._awaited.wait()
-        except TimeoutError:
-            return False
-        return True
-
-
-def _may_block() -> bool:
-    """Tell whether this thread may wait a little: not one that runs an event loop, nor one that exports."""
-    if threading.current_thread().name == "spanflow-export":
-        return False
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return True
-    return False
