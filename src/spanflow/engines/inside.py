@@ -190,12 +190,18 @@ def leave(ctx: StepContext[Any]) -> None:
     run.catch_up()
     while calls:
         calls.popitem()[1].abandon()
+    if run.state.open_calls:  # few steps leave any
+        _close_calls(ctx)
+    ctx.ended = True
+
+
+def _close_calls(ctx: StepContext[Any]) -> None:
+    run = ctx.run
     for call_id, entry in list(run.state.open_calls.items()):
         if entry.path == ctx.path:
             problem = failure(asyncio.CancelledError(), ctx.path)
             payload = {"tool_call_id": call_id, "tool_name": entry.payload["tool_name"], "error": problem}
             ctx.record(ToolResultEvent, payload, entry.span_id, run.time_ns())
-    ctx.ended = True
 
 
 def position_attributes(position: Position) -> dict[str, Any]:
