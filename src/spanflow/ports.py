@@ -67,7 +67,8 @@ class RunQuery:
 class FoundRun:
     """A run as ``find_runs`` lists it. Times are ns since the epoch.
 
-    ``trace_id`` is that of its first trace. ``wake_at`` is the earliest time that a step waits for; ``cursor`` is where
+    ``trace_id`` is that of its first trace. ``wake_at`` is the earliest time that a step waits for, to show: once that
+    has come it stays until another wait begins, also where the run still waits for a later time. ``cursor`` is where
     the run stands in the store's list, for the next page.
     """
 
