@@ -24,7 +24,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from benchmarks.floor import Floor, V, add_one
-from spanflow import Workflow, configure_tracing, step
+from spanflow import TracingOptions, Workflow, configure_tracing, step
 
 Side = Literal["floor", "spanflow"]
 
@@ -76,7 +76,8 @@ async def _by_hand(values: list[V]) -> None:
 async def _as_workflow(values: list[V]) -> None:
     with configure_tracing() as setup:
         workflow = Workflow("floor", input=list[V]).foreach(step(id="item")(add_one), concurrency=_CONCURRENCY)
-        result = await (await workflow.create_run()).start(values)
+        every_one = TracingOptions(max_step_spans=None)
+        result = await (await workflow.create_run()).start(values, tracing_options=every_one)
         assert len(result.unwrap()) == len(values)
         assert setup.flush(600)
 

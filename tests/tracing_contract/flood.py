@@ -8,7 +8,7 @@ from tests.tracing_contract.processes import Ended, in_process_within
 
 PRELUDE = """
 import time
-from spanflow import Workflow, configure_tracing, step
+from spanflow import TracingOptions, Workflow, configure_tracing, step
 
 @step
 async def item(value: int) -> int:
@@ -20,7 +20,7 @@ async def flood(items):
     "Return the status, the counts and the trace id of a run."
     begin = time.monotonic()
     run = await many.create_run()
-    stream = await run.stream(list(range(items)))
+    stream = await run.stream(list(range(items)), tracing_options=TracingOptions(max_step_spans=None))
     result = await stream.get_workflow_state()
     seconds = time.monotonic() - begin
     [last] = [event async for event in run.observe_stream(after=3 * items) if event.type == "finish"]
