@@ -12,11 +12,23 @@ from psycopg.conninfo import make_conninfo
 
 import spanflow
 from spanflow import PostgresStore, RunConflict, RunNotFound, Runtime, StepContext, StoreError, Workflow, step
+from spanflow.events import LinkedTrace, Start
 from spanflow.ports import Message, RunQuery
 from spanflow.stores.postgres_database import VERSION
 from spanflow.tracing.record import TraceRecord
 from tests.stores.postgres import Postgres, Wire, restart_command
-from tests.stores.support import appended, created, everything, finish, numbered, record, start, step_start, waiting
+from tests.stores.support import (
+    CREATED_AT,
+    appended,
+    created,
+    everything,
+    finish,
+    numbered,
+    record,
+    start,
+    step_start,
+    waiting,
+)
 from tests.stores.support import step as step_events
 
 NOBODY_THERE = "postgresql://me:s3cret@127.0.0.1:1/runs"
@@ -166,6 +178,29 @@ class TestTables:
 
         assert postgres.execute("SELECT version FROM {schema}.spanflow_version") == [(99,)]
         assert postgres.execute("SELECT run_id FROM {schema}.runs") == [("r1",)]
+
+    async def test_tables_of_version_1_are_brought_up_to_date_with_their_runs(
+        self, postgres: Postgres, store: PostgresStore
+    ) -> None:
+        await created(store)
+        await store.aclose()
+        postgres.execute("DROP TABLE {schema}.traces")
+        postgres.execute("UPDATE {schema}.spanflow_version SET version = 1")
+        trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+        linked = LinkedTrace(
+            trace_id=trace_id,
+            span_id="b7ad6b7169203331",
+            trace_flags=1,
+            trace_state="",
+            started_at=CREATED_AT,
+            links=(),
+        )
+
+        await appended(store, 1, (Start, "", {"workflow_id": "w", "linked": linked}))
+
+        assert postgres.execute("SELECT version FROM {schema}.spanflow_version") == [(VERSION,)]
+        assert [run.run_id for run in await store.find(RunQuery(trace_id=trace_id))] == ["r1"]
+        assert (await everything(store))[-1].payload["linked"] == linked
 
     async def test_schemas_are_kept_apart(self, postgres: Postgres, store: PostgresStore) -> None:
         with Postgres(postgres.dsn) as other_schema:
