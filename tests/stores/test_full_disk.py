@@ -12,13 +12,17 @@ from tests.stores import filling
 ROOT = Path(__file__).parents[2]
 
 
+def fill(path: Path) -> str:
+    """Return what the run's own process said of it."""
+    line = [sys.executable, "-m", "tests.stores.filling", str(path)]
+    return subprocess.run(line, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=50, check=True).stdout
+
+
 async def test_a_run_that_finds_the_disk_full_fails_clearly_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
     path = tmp_path / "runs.db"
-    line = [sys.executable, "-m", "tests.stores.filling", str(path)]
-    child = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=50, check=False)
-    assert child.stdout.startswith("StoreError: "), child.stderr
-    assert f"{path} cannot be read or written" in child.stdout
-    assert "the file itself stays sound" in child.stdout
+    said = fill(path)
+    assert said.startswith(f"StoreError: {path} cannot be read or written")
+    assert "the file itself stays sound" in said
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     async with Runtime(SQLiteStore(path), workflows=[filling.growing]) as runtime:
