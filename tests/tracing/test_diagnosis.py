@@ -206,5 +206,15 @@ def test_a_finding_reads_as_a_sentence_and_an_advice() -> None:
     assert str(Finding(False, "nothing listens", "Start one.")) == "nothing listens. Start one."
 
 
+@pytest.mark.parametrize(
+    ("signal", "variable"), [("Metrics", "OTEL_METRICS_EXPORTER"), ("Log records", "OTEL_LOGS_EXPORTER")]
+)
+def test_who_takes_nothing_but_spans_need_not_be_sent_anything_else(signal: str, variable: str) -> None:
+    assert f"set {variable}=none" in explain_refusal("UNIMPLEMENTED", signal)
+    assert f"set {variable}=none" in explain_refusal("404", signal)
+    assert "OTEL_EXPORTER_OTLP_HEADERS" in explain_refusal("401", signal)
+    assert "=none" not in explain_refusal("404")
+
+
 def test_a_status_without_advice_of_its_own_leads_to_the_receivers_log() -> None:
     assert explain_refusal("500") == "The log of the receiver says why."

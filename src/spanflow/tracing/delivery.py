@@ -179,7 +179,7 @@ class _Line:
 
     def _explain(self, verdict: Verdict, said: str) -> None:
         status = said.partition(" ")[0].strip(":")
-        answered = Finding(False, f"it answers {said}", explain_refusal(status))
+        answered = Finding(False, f"it answers {said}", explain_refusal(status, self._what))
         if verdict.kind == "too_large" and not status.isdecimal() and status != "RESOURCE_EXHAUSTED":
             self._complain(Finding(False, f"one cannot be encoded ({said})"))
         elif said and status != "UNAVAILABLE":  # gRPC's word for whatever is wrong with the connection, too

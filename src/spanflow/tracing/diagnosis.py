@@ -71,18 +71,28 @@ def diagnose(
     return found if found.ok else _with_proxy(target, found)
 
 
-def explain_refusal(status: str) -> str:
-    """Return what to change when a receiver refuses spans with an HTTP status or gRPC code, e.g. ``401``."""
+def explain_refusal(status: str, signal: str = "Spans") -> str:
+    """Return what to change when a receiver refuses spans with an HTTP status or gRPC code, e.g. ``401``.
+
+    ``signal`` is what was refused: a receiver may well take spans but neither ``Metrics`` nor ``Log records``.
+    """
+    if signal in _TO_SEND_NONE and status in _NOT_THERE:
+        return (
+            f"If traces arrive, it takes nothing else, as Jaeger: set {_TO_SEND_NONE[signal]}=none. Else correct the"
+            " host, port or path of OTEL_EXPORTER_OTLP_ENDPOINT."
+        )
     for statuses, advice in _REFUSALS:
         if status in statuses:
             return advice
     return "The log of the receiver says why."
 
 
+_TO_SEND_NONE = {"Metrics": "OTEL_METRICS_EXPORTER", "Log records": "OTEL_LOGS_EXPORTER"}
+_NOT_THERE = ("404", "405", "UNIMPLEMENTED")
 _REFUSALS: Sequence[tuple[tuple[str, ...], str]] = (
     (("401", "403", "407", "UNAUTHENTICATED", "PERMISSION_DENIED"), "Set its key in OTEL_EXPORTER_OTLP_HEADERS."),
     (
-        ("404", "405", "UNIMPLEMENTED"),
+        _NOT_THERE,
         "No OTLP receiver for traces is there: correct the host, port or path of OTEL_EXPORTER_OTLP_ENDPOINT.",
     ),
     (
