@@ -214,7 +214,8 @@ class Run(Generic[In_contra, Out_co]):
     async def send_event(self, name: str, payload: Any = None) -> None:
         """Send an event to ``wait_for_event``. One that comes early is kept.
 
-        A run that waits for it in another process has it within half a second.
+        A run that waits for it in another process has it within half a second. Until the run is started, events are
+        kept in this process only: there is no run yet that a store could keep them for.
 
         Raises:
             UnknownEvent: the workflow waits for no event of this name.
