@@ -70,7 +70,7 @@ class Invocation:
         if step is not None:
             step.run.require_storable(self._arguments, f"Tool {tool.id!r}: its arguments", InvalidInput)
         self._result: Any = None
-        self._is_late = step is not None and step.ended  # in a task or thread that outlived it: a span, but no event
+        self._is_late = False  # in a task or thread that outlived the step: a span, but no event
         self._path = path = "" if step is None else step.next_call()
         self._call_id = tool_call_id or _call_id(step, path)
         attributes = tool.attributes | {names.TOOL_CALL_ID: self._call_id}
@@ -82,9 +82,11 @@ class Invocation:
             self._started_at = at = step.run.time_ns()
             self._scope = step.scope.child(name, path, step.attempt, attributes, at, under=current_context())
             payload = {"tool_call_id": self._call_id, "tool_name": tool.id, "args": self._arguments}
-            step.record(ToolCall, payload, self._scope.span_id, at)
-            if not self._is_late:
-                step.open_calls[path] = self
+            with step.lock:
+                self._is_late = step.ended
+                if not self._is_late:
+                    step.record(ToolCall, payload, self._scope.span_id, at)
+                    step.open_calls[path] = self
         self._scope.capture_input(names.TOOL_ARGUMENTS, self._arguments, tool.fn)
 
     @property
@@ -134,20 +136,20 @@ class Invocation:
 
     def end(self, error: BaseException | None) -> None:
         """Record the result or error, and end the span, unless the step has ended before and done so itself."""
-        step, scope, tool = self._step, self._scope, self._tool
-        if step is None or self._is_late:
-            pass
-        elif step.open_calls.pop(self._path, None) is None or step.run.leaving:
-            return
+        step = self._step
         failed = error if isinstance(error, Exception) else None
-        at = self._end_span(failed)
-        if step is None:
+        if step is None or self._is_late:
+            self._end_span(failed)
             return
-        if failed is not None:
-            step.scope.recorded_inside(failed)
-        outcome = {"result": self._result} if error is None else {"error": failure(error, step.path)}
-        payload = {"tool_call_id": self._call_id, "tool_name": tool.id, **outcome}
-        step.record(ToolResultEvent, payload, scope.span_id, at)
+        with step.lock:  # the span and the event say the same, also of a thread whose step is canceled meanwhile
+            if step.open_calls.pop(self._path, None) is None or step.run.leaving:
+                return
+            at = self._end_span(failed)
+            if failed is not None:
+                step.scope.recorded_inside(failed)
+            outcome = {"result": self._result} if error is None else {"error": failure(error, step.path)}
+            payload = {"tool_call_id": self._call_id, "tool_name": self._tool.id, **outcome}
+            step.record(ToolResultEvent, payload, self._scope.span_id, at)
 
     def abandon(self) -> None:
         """End the span: the step does not wait for this call any more."""

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextvars import ContextVar
+from threading import Lock
 from types import MappingProxyType, UnionType
 from typing import Any, Generic, NoReturn, Protocol, overload
 
@@ -185,6 +186,7 @@ class StepContext(Generic[DepsT_co]):
         "attempt",
         "calls_from",
         "ended",
+        "lock",
         "open_calls",
         "open_streams",
         "path",
@@ -202,6 +204,7 @@ class StepContext(Generic[DepsT_co]):
         self.attempt = attempt
         self.calls_from = path
         self.ended = False
+        self.lock = Lock()  # held where a tool call begins or ends, in whatever thread, and where the step ends
         self.open_calls: dict[str, OpenCall] = {}
         self.open_streams: list[AsyncGenerator[Any, None]] | None = None
 
@@ -340,7 +343,8 @@ class StepContext(Generic[DepsT_co]):
 
     def next_call(self) -> str:
         """Return the path of the next tool call of this attempt."""
-        number, self._calls = self._calls, self._calls + 1
+        with self.lock:
+            number, self._calls = self._calls, self._calls + 1
         return f"{self.calls_from}/tool:{number}"
 
     def opened(self, stream: AsyncGenerator[Any, None]) -> None:

@@ -121,3 +121,39 @@ async def test_what_a_thread_did_before_its_step_was_canceled_counts(gate: Gate,
     (ended,) = [event for event in events if isinstance(event, ToolResultEvent)]
     assert ended.payload.result == 1
     traces.assert_complete()
+
+
+async def test_a_tool_that_fails_as_its_step_is_canceled_has_one_outcome_in_journal_and_trace(
+    gate: Gate, store: Store, traces: Traces
+) -> None:
+    class Wordy(Exception):
+        """Is still being written down, in its thread, as the loop cancels the step."""
+
+        def __str__(self) -> str:
+            gate.inside.set()
+            gate.opened.wait(0.2)
+            return "no such number"
+
+    @tool
+    def look_up(number: int) -> int:
+        """Fail."""
+        raise Wordy
+
+    @step
+    def work(number: int) -> int:
+        try:
+            return look_up(number=number)
+        finally:
+            gate.passed.set()
+
+    result, events = await canceled_inside(gate, store, Workflow("flow", input=int).then(work))
+
+    assert result.status == "canceled"
+    (ended,) = [event for event in events if isinstance(event, ToolResultEvent)]
+    error = ended.payload.error
+    assert error is not None
+    assert (error.type.rpartition(".")[2], error.message) == ("Wordy", "no such number")
+    (call,) = traces.find("execute_tool look_up")
+    assert call.attributes is not None
+    assert call.attributes["error.type"] == error.type
+    traces.assert_complete()

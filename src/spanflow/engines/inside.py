@@ -187,12 +187,13 @@ class Inside:
 def leave(ctx: StepContext[Any]) -> None:
     """Cancel the tool calls that a step leaves open in threads and tasks. What those do from here on is dropped."""
     run, calls = ctx.run, ctx.open_calls
-    run.catch_up()
-    while calls:
-        calls.popitem()[1].abandon()
-    if run.state.open_calls:  # few steps leave any
-        _close_calls(ctx)
-    ctx.ended = True
+    with ctx.lock:
+        run.catch_up()
+        while calls:
+            calls.popitem()[1].abandon()
+        if run.state.open_calls:  # few steps leave any
+            _close_calls(ctx)
+        ctx.ended = True
 
 
 def _close_calls(ctx: StepContext[Any]) -> None:
