@@ -148,6 +148,64 @@ def test_work_that_no_thread_has_taken_yet_counts_as_work() -> None:
             go.clear()
 
 
+def test_work_whose_thread_has_only_just_been_started_counts_as_work() -> None:
+    go = threading.Event()
+
+    def hold(frame: object, event: str, argument: object) -> None:
+        """Hold a thread up on the way to its first work, as a busy machine does."""
+        go.wait(10)
+
+    threading.setprofile(hold)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            done = pool.submit(int)
+            busy = pools_are_busy()
+            go.set()
+            assert done.result() == 0
+    finally:
+        threading.setprofile(None)
+    assert busy
+
+
+class UnluckyLoop(asyncio.SelectorEventLoop):
+    """A thread of its pool ends its work just after the clock has seen, so many times, that nothing else is to run."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.go = threading.Event()
+        self.pool = concurrent.futures.ThreadPoolExecutor(1)
+        self._times = times
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        if name != "_ready" or found or sys._getframe(1).f_globals["__name__"] != "spanflow.testing.timers":  # pyright: ignore[reportPrivateUsage]
+            return found
+        self._times -= 1
+        if self._times == 0:
+            self.go.set()
+            self.pool.shutdown()
+            return ()
+        return found
+
+
+@pytest.mark.parametrize("times", range(1, 5))
+def test_time_does_not_jump_before_what_a_thread_has_just_finished(times: int) -> None:
+    clock = FakeClock(patience=30.0)
+    diary = Diary(clock)
+    loop = UnluckyLoop(times)
+
+    async def in_a_thread() -> None:
+        await loop.run_in_executor(loop.pool, loop.go.wait)
+        await diary.nap("thread", 5)
+
+    async def main() -> None:
+        await asyncio.gather(diary.nap("sleep", 10), in_a_thread())
+
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(main())
+    assert diary.entries == [("thread", 5.0), ("sleep", 10.0)]
+
+
 async def test_a_thread_that_has_finished_holds_up_nothing() -> None:
     clock = FakeClock(patience=30.0)
     await asyncio.to_thread(threading.get_ident)

@@ -4,29 +4,28 @@ import concurrent.futures.thread as pool
 import sys
 import threading
 from collections.abc import Callable
-from types import CodeType, FrameType
+from types import FrameType, FunctionType
 from typing import Any
 
 # The loop that each thread of a ThreadPoolExecutor runs: asyncio.to_thread and run_in_executor end up there.
-_WORK: CodeType = getattr(pool, "_worker").__code__  # noqa: B009  # private, so pyright refuses the attribute
+_WORK: FunctionType = getattr(pool, "_worker")  # noqa: B009  # private, so pyright refuses the attribute
 
 
 def pools_are_busy() -> bool:
     """Tell whether any thread pool of this process is working on something, or is about to."""
     if threading.active_count() == 1:
         return False
-    return any(map(_is_busy, sys._current_frames().values()))  # pyright: ignore[reportPrivateUsage]  # documented
+    workers = [thread.ident for thread in threading.enumerate() if getattr(thread, "_target", None) is _WORK]
+    frames = sys._current_frames() if workers else {}  # pyright: ignore[reportPrivateUsage]  # documented
+    return any(_is_busy(frames.get(ident or 0)) for ident in workers)
 
 
 def _is_busy(frame: FrameType | None) -> bool:
-    if frame is not None and frame.f_code is _WORK:  # waits for work; some may be on its way to it
-        refer: Callable[[], Any] | None = frame.f_locals.get("executor_reference")
-        return refer is not None and _has_unstarted_work(refer())
-    while frame is not None:
-        if frame.f_code is _WORK:
-            return True
-        frame = frame.f_back
-    return False
+    """Tell whether a thread of a pool, which is in this frame, has work. None: it has only just been started."""
+    if frame is None or frame.f_code is not _WORK.__code__:  # on its way to its work, or deep in it
+        return True
+    refer: Callable[[], Any] | None = frame.f_locals.get("executor_reference")
+    return refer is not None and _has_unstarted_work(refer())
 
 
 def _has_unstarted_work(executor: Any) -> bool:

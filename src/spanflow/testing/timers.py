@@ -152,10 +152,11 @@ class Timers:
 
     def _unrest(self, waiter: Waiter | None) -> float | None:
         """Return real seconds after which to look again; None where nothing is left to wait for."""
+        busy = pools_are_busy()  # first: what a thread has finished by now, the loop is about to run
         if not self._is_quiet():
             return 0.0
         strikes = waiter is not None and waiter.is_timeout and self._journey is None
-        if strikes or pools_are_busy():  # what a timeout would cut short may be real I/O, which does not show
+        if strikes or busy:  # what a timeout would cut short may be real I/O, which does not show
             left = self.time.patience_left
             return min(_POLL, left) if left > 0 else None
         return None
