@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextvars import ContextVar
-from threading import Lock
+from threading import RLock
 from types import MappingProxyType, UnionType
 from typing import Any, Generic, NoReturn, Protocol, overload
 
@@ -204,7 +204,7 @@ class StepContext(Generic[DepsT_co]):
         self.attempt = attempt
         self.calls_from = path
         self.ended = False
-        self.lock = Lock()  # held where a tool call begins or ends, in whatever thread, and where the step ends
+        self.lock = RLock()  # held where a tool call begins or ends, in whatever thread, and where the step ends
         self.open_calls: dict[str, OpenCall] = {}
         self.open_streams: list[AsyncGenerator[Any, None]] | None = None
 

@@ -157,3 +157,36 @@ async def test_a_tool_that_fails_as_its_step_is_canceled_has_one_outcome_in_jour
     assert call.attributes is not None
     assert call.attributes["error.type"] == error.type
     traces.assert_complete()
+
+
+async def test_a_call_that_is_dropped_while_another_ends_does_not_hold_that_up(traces: Traces) -> None:
+    begun: list[Any] = []
+
+    class Dropping(Exception):
+        """Lets go of a call as it is written down, as the garbage collector may at any time."""
+
+        def __str__(self) -> str:
+            begun.clear()
+            return "that was all"
+
+    @tool
+    async def listen() -> None:
+        """Wait for good."""
+        await asyncio.Event().wait()
+
+    @tool
+    def speak() -> None:
+        """Fail."""
+        raise Dropping
+
+    @step
+    async def work(number: int) -> int:
+        begun.append(listen())
+        begun[0].send(None)
+        with pytest.raises(Dropping):
+            speak()
+        return number
+
+    result = await (await Workflow("flow", input=int).then(work).create_run()).start(1)
+    assert result.unwrap() == 1
+    traces.assert_complete()
