@@ -362,7 +362,7 @@ class Entry:
     a model costs more than the rest of a step's bookkeeping.
     """
 
-    __slots__ = ("_event", "changes", "kind", "path", "payload", "run", "seq", "span_id", "timestamp")
+    __slots__ = ("changes", "kind", "path", "payload", "run", "seq", "span_id", "timestamp")
 
     def __init__(
         self,
@@ -383,7 +383,6 @@ class Entry:
         self.span_id = span_id
         self.path = path
         self.changes = changes
-        self._event: Event | None = None
 
     @classmethod
     def of(cls, event: Event) -> "Entry":
@@ -391,13 +390,11 @@ class Entry:
         changes = None if event.changes is None else vars(event.changes)
         span_id = None if event.span_id is None else int(event.span_id, 16)
         ids = RunIds(event.run_id, event.trace_id)
-        entry = cls(type(event), vars(event.payload), ids, event.seq, event.timestamp, span_id, event.path, changes)
-        entry._event = event
-        return entry
+        return cls(type(event), vars(event.payload), ids, event.seq, event.timestamp, span_id, event.path, changes)
 
     @property
     def event(self) -> Event:
-        return self._event or (_BUILDERS.get(self.kind) or _builder(self.kind))(self)
+        return (_BUILDERS.get(self.kind) or _builder(self.kind))(self)
 
 
 _BUILDERS: dict[type[Envelope], Callable[[Entry], Event]] = {}

@@ -7,7 +7,7 @@ and walking it again over a journal takes the same turns.
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, assert_never
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, assert_never, overload
 
 from spanflow.errors import LoopLimit, NoBranchMatched, SpanflowError
 from spanflow.events import Ref, StepError
@@ -26,6 +26,8 @@ from spanflow.plan import (
     WaitNode,
     WorkflowNode,
 )
+
+T = TypeVar("T")
 
 
 class Value:
@@ -104,6 +106,28 @@ class Fork(NamedTuple):
     path: str
     value: Value
     position: Position = NOWHERE
+
+
+class Lazily(Sequence[T]):
+    """A sequence whose elements are made each time they are asked for: of 100,000 forks few are under way at a time."""
+
+    __slots__ = ("_indices", "_make")
+
+    def __init__(self, length: int, make: Callable[[int], T]) -> None:
+        self._indices = range(length)
+        self._make = make
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[T]: ...
+    def __getitem__(self, index: int | slice) -> T | Sequence[T]:
+        if isinstance(index, slice):
+            return [self._make(each) for each in self._indices[index]]
+        return self._make(self._indices[index])
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,9 +275,11 @@ async def _foreach(node: ForeachNode, value: Value, ops: Ops, prefix: str) -> Ou
         items = await nested.items(path, given)
         if isinstance(items, Failed):
             return items
-        forks = [
-            Fork(node.body, f"{path}[{index}]", item, Position(foreach_index=index)) for index, item in enumerate(items)
-        ]
+
+        def fork(index: int) -> Fork:
+            return Fork(node.body, f"{path}[{index}]", items[index], Position(foreach_index=index))
+
+        forks = Lazily(len(items), fork)
         collect = node.on_error == "collect"
         joined = await nested.fork(forks, node.concurrency, keep_going=collect)
         if collect and joined.decisive is None and not any(isinstance(each, Suspended) for each in joined.outcomes):

@@ -23,6 +23,7 @@ from spanflow.interpret import (
     Fork,
     Frame,
     Joined,
+    Lazily,
     Ops,
     Outcome,
     Position,
@@ -87,7 +88,8 @@ class LocalOps:
         if not isinstance(data, Sequence) or isinstance(data, (str, bytes, bytearray)):
             given = f"{type(data).__name__}: {str(data)[:80]}"
             return self.failure(path, InvalidInput(f"foreach {path!r} runs over a list, got {given}"))
-        return [Value(item, _item_ref(value.ref, index)) for index, item in enumerate(value.data)]
+        kept = tuple(value.data)  # whatever steps do to the list
+        return Lazily(len(kept), lambda index: Value(kept[index], _item_ref(value.ref, index)))
 
     def collected(self, path: str, outcomes: Sequence[Outcome]) -> Value:
         made: list[Ok[Any] | Err] = []
