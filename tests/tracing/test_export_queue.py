@@ -120,7 +120,9 @@ async def test_an_event_loop_is_never_held_up_and_its_losses_are_its_own() -> No
     queue = queue_to(gate, patience=30)
     ours, others = Account(), Account()
     ending.owner = ours
-    emit(tracing(queue), 500)
+    emit(tracing(queue), 20)
+    await asyncio.to_thread(gate.entered.acquire)  # a batch is in hand, and stays there
+    emit(tracing(queue), 480)
     ending.owner = others
     emit(tracing(queue, "of the user"), 7)
     ending.owner = None
@@ -143,6 +145,16 @@ async def test_a_run_waits_until_there_is_room_again() -> None:
     gate.opened.set()
     await asyncio.wait_for(waiting, 10)
     assert not queue.crowded
+    await asyncio.to_thread(queue.close)
+
+
+async def test_a_run_does_not_wait_for_a_batch_to_be_full_where_the_queue_is_small() -> None:
+    gate = Gate()
+    queue = ExportQueue(gate, size=100, batch_size=100, delay=600, patience=30)
+    emit(tracing(queue), 70)
+    assert queue.crowded
+    await asyncio.wait_for(queue.room(), 10)
+    assert len(gate.taken) == 70
     await asyncio.to_thread(queue.close)
 
 

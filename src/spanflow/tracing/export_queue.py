@@ -31,6 +31,7 @@ PATIENCE = 5.0  # s
 _RECENT = 1.0  # s: at the end of a process, a back end that has failed for longer gets no further try
 _RETRIES = (1.0, 2.0, 5.0)  # s before a batch is tried again; always the first while somebody waits
 _UNANSWERED = 2  # tries of a batch that gets no answer in time: the back end may have taken it each time
+_CROWDED = 8  # runs wait where this part of the queue is taken; the others are for what is under way, or cannot wait
 _RESERVED = 1024  # places beyond the queue for spans that others hang from
 _FRAMES = ("invoke_workflow ", "foreach ", "run.started")
 
@@ -64,7 +65,8 @@ class ExportQueue(SpanProcessor):
         self.size = size
         self._batch_size = batch_size
         self._delay = delay
-        self._high, self._nearly, self._low = max(1, size // 2), max(1, size * 7 // 8), size // 4
+        self._high = max(1, size // _CROWDED, min(batch_size, size // 2))
+        self._nearly, self._low = max(1, size * 7 // 8), self._high // 2
         self._closing = self._closed = self._warned = False
         self._reset()
         self._on_start: list[Callable[[], None]] = []
@@ -172,6 +174,7 @@ class ExportQueue(SpanProcessor):
     def _ask_for_room(self) -> None:
         if self._patience_left() <= 0:
             self._moved_at = time.monotonic()  # nobody has waited meanwhile: patience begins now
+        self._awake.set()
         self._hurry.set()
 
     def _patience_left(self) -> float:
@@ -199,7 +202,7 @@ class ExportQueue(SpanProcessor):
         while not self._closed:
             due = not self._awake.wait(self._delay)
             self._awake.clear()
-            while queue and (due or self._marks or self._closing or len(queue) >= self._batch_size):
+            while queue and (due or self._is_waited_for() or self._closing or len(queue) >= self._batch_size):
                 due = False
                 mark = self._take_batch()
                 metrics.guarded(self._export)
