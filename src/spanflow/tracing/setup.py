@@ -60,9 +60,9 @@ def configure_tracing(
 
     Spans wait for their export in a queue of 65,536 (``OTEL_BSP_MAX_QUEUE_SIZE``). When an eighth of it is taken, runs
     begin no more steps until there is room, as long as the back end takes anything; one that takes nothing for five
-    seconds is no longer waited for. What is queued is exported when the process exits, or is terminated by SIGTERM where the
-    application does not handle that: then a back end that fails is given up after about a second, one that does not
-    answer after five. What is lost is counted, for each run in its ``finish`` event, in the metric
+    seconds is no longer waited for. What is queued is exported when the process exits, or is terminated by SIGTERM
+    where the application does not handle that: then a back end that fails is given up after about a second, one that
+    does not answer after five. What is lost is counted, for each run in its ``finish`` event, in the metric
     ``spanflow.spans.dropped``, and in a line of the log. An application's own provider keeps its own ways.
 
     A variable that cannot be meant is left out, with a warning that says what to change.
