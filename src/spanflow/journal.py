@@ -25,8 +25,19 @@ class _Done:
         return _NOTHING
 
 
+class _Turn:
+    """An awaitable of what is done already, that lets the event loop have a turn."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield
+
+
 _NOTHING = cast("Generator[None, None, None]", iter(()))
 _DONE = _Done()
+_TURN = _Turn()
+_OVERDUE = 256  # events; where steps never wait, readers and whoever cancels the run still get their turn
 
 
 class Journal:
@@ -139,7 +150,7 @@ class Journal:
         """
         if self.broken is not None:
             raise self.broken
-        if not self._in_memory or self._saving:
+        if not self._in_memory or self._saving or len(self._unsaved) >= _OVERDUE:
             return False
         self.flush_soon()
         return True
@@ -152,8 +163,9 @@ class Journal:
         """
         if self.broken is not None:
             raise self.broken
+        overdue = len(self._unsaved) >= _OVERDUE
         if self._append_now is not None and not self._saving and self._flush_now(self._append_now):
-            return _DONE
+            return _TURN if overdue else _DONE
         return self._flush()
 
     def _flush_now(self, append_now: AppendNow) -> bool:

@@ -803,3 +803,21 @@ async def test_deltas_are_read_while_the_step_still_runs() -> None:
         assert (await until(stream, "step-output")).payload.output == "first"
     go.set()
     assert (await stream.get_workflow_state()).unwrap() == 1
+
+
+async def test_steps_that_never_wait_leave_readers_and_whoever_cancels_their_turn() -> None:
+    ran: list[int] = []
+
+    @step
+    async def work(number: int) -> int:
+        ran.append(number)
+        return number
+
+    run = await Workflow("flow", input=list[int]).foreach(work, concurrency=2).create_run()
+    stream = await run.stream(list(range(20_000)))
+    async for event in stream:
+        if event.path == "work[50]":
+            break
+    result = await run.cancel()
+    assert result.status == "canceled"
+    assert len(ran) < 2000
