@@ -7,13 +7,14 @@ from spanflow.errors import RunConflict, RunNotFound
 from spanflow.events import Entry, RunStatus
 from spanflow.ports import FoundRun, Message, RunQuery, RunRecord
 from spanflow.stores.header import HeaderChange, earliest, header_change, labels, metadata_of
+from spanflow.stores.packing import PackedJournal
 
 
 @dataclass(slots=True)
 class _Kept:
     record: RunRecord
     number: int
-    entries: list[Entry]
+    journal: PackedJournal
     owner: str | None
     lease_until: int
     status: RunStatus = "running"
@@ -24,7 +25,7 @@ class _Kept:
 
 
 class MemoryStore:
-    """Keeps events as the objects they are, so values stay what they were.
+    """Keeps the values of events as the objects they are, so they stay what they were.
 
     Args:
         keep_finished: how many ended runs are kept; the oldest make room. None keeps all.
@@ -47,7 +48,8 @@ class MemoryStore:
                 run_id=record.run_id,
             )
         self._created += 1
-        kept = self._runs[record.run_id] = _Kept(record, self._created, list(entries), owner, lease_until)
+        kept = self._runs[record.run_id] = _Kept(record, self._created, PackedJournal(), owner, lease_until)
+        kept.journal.extend(entries)
         if len(entries) > 1:  # a lone start says no more than a new run does
             change = header_change(entries)
             if change is not None:
@@ -59,13 +61,13 @@ class MemoryStore:
     def append_now(self, run_id: str, entries: Sequence[Entry], expected_seq: int) -> bool:
         """Do what ``append`` does. There is no I/O to wait for."""
         kept = self._runs.get(run_id) or self._kept(run_id)
-        if len(kept.entries) != expected_seq:
+        if len(kept.journal) != expected_seq:
             raise RunConflict(
-                f"Run {run_id!r} stands at event {len(kept.entries)}, not {expected_seq}: somebody else drives it.",
+                f"Run {run_id!r} stands at event {len(kept.journal)}, not {expected_seq}: somebody else drives it.",
                 run_id=run_id,
             )
         if entries:
-            kept.entries.extend(entries)
+            kept.journal.extend(entries)
             change = header_change(entries)
             if change is not None:
                 self._change(run_id, kept, change)
@@ -75,7 +77,7 @@ class MemoryStore:
         return self._kept(run_id).record
 
     async def read(self, run_id: str, *, after: int = 0, limit: int = 1000) -> Sequence[Entry]:
-        return self._kept(run_id).entries[after : after + limit]
+        return self._kept(run_id).journal.read(after, limit)
 
     async def find(self, query: RunQuery) -> Sequence[FoundRun]:
         wanted = labels(query.metadata)
