@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 
 from spanflow.tracing.checkup import Check, Checkup
-from spanflow.tracing.diagnosis import Protocol
+from spanflow.tracing.environment import Protocol
 from tests.otlp_receiver import OtlpReceiver
 
 TRACEPARENT = "00-8c0467ea03716c1256ab2a7713c726a0-00f067aa0ba902b7-"
@@ -40,7 +40,7 @@ def found(name: str, checks: list[Check]) -> Check:
         ({"OTEL_TRACES_EXPORTER": "otlp,console"}, "exporter", True, "otlp"),
         ({}, "sampling", True, "parentbased_always_on (the default)"),
         ({"OTEL_TRACES_SAMPLER": "always_off"}, "sampling", False, "no trace is sampled"),
-        ({"OTEL_TRACES_SAMPLER": "sometimes"}, "sampling", False, "OTEL_TRACES_SAMPLER='sometimes' is not known"),
+        ({"OTEL_TRACES_SAMPLER": "sometimes"}, "variables", False, "OTEL_TRACES_SAMPLER='sometimes' must be"),
         (
             {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0"},
             "sampling",
@@ -53,22 +53,28 @@ def found(name: str, checks: list[Check]) -> Check:
             None,
             "keeps 0.25 of all traces",
         ),
-        ({"OTEL_TRACES_SAMPLER": "traceidratio"}, "sampling", False, "OTEL_TRACES_SAMPLER_ARG='' is no ratio"),
+        ({"OTEL_TRACES_SAMPLER": "traceidratio"}, "sampling", True, "traceidratio"),
+        (
+            {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "most"},
+            "variables",
+            False,
+            "OTEL_TRACES_SAMPLER_ARG='most' must be a number from 0 to 1; 1 (all) is used.",
+        ),
         ({"OTEL_SERVICE_NAME": "shop"}, "service", True, "shop: look for traces under this name"),
         ({"OTEL_RESOURCE_ATTRIBUTES": "service.name=shop"}, "service", True, "shop"),
         ({}, "service", None, "OTEL_SERVICE_NAME is not set"),
-        ({"OTEL_BSP_MAX_QUEUE_SIZE": "many"}, "queue", False, "OTEL_BSP_MAX_QUEUE_SIZE='many'"),
+        ({"OTEL_BSP_MAX_QUEUE_SIZE": "many"}, "variables", False, "OTEL_BSP_MAX_QUEUE_SIZE='many'"),
         ({"OTEL_BSP_MAX_QUEUE_SIZE": "10"}, "queue", None, "wide runs are slowed down"),
         ({}, "endpoint", True, "http://localhost:4318/v1/traces by http/protobuf (the default"),
         ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "endpoint", True, "http://localhost:4317 by grpc"),
-        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"}, "protocol", False, "'http/json' is not supported"),
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"}, "variables", False, "'http/json' must be"),
         (
             {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://localhost:9999"},
             "endpoint",
             False,
-            "is used as it stands, without the path of the signal",
+            "is used as it stands, without a path",
         ),
-        ({"OTEL_EXPORTER_OTLP_HEADERS": "api-key"}, "headers", False, "item 1 of 1 is no header"),
+        ({"OTEL_EXPORTER_OTLP_HEADERS": "api-key"}, "variables", False, "item 1 of 1 is no header"),
         (
             {"OTEL_EXPORTER_OTLP_HEADERS": "api-key=hush,tenant=a"},
             "headers",

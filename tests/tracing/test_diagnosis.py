@@ -1,5 +1,6 @@
 """An endpoint that takes no spans is told apart by its cause, and each cause comes with what to change."""
 
+import os
 import socket
 import threading
 from collections.abc import Generator
@@ -9,7 +10,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from spanflow.tracing.diagnosis import Finding, Protocol, diagnose, explain_refusal
+from spanflow.tracing.diagnosis import diagnose, explain_refusal
+from spanflow.tracing.environment import Destination, Protocol, Signal, destination_of
+from spanflow.tracing.wire import Finding
 from tests.otlp_receiver import OtlpReceiver
 
 CERTIFICATE = str(Path(__file__).parent.parent / "tls" / "certificate.pem")
@@ -23,8 +26,9 @@ def protocol(request: pytest.FixtureRequest) -> Protocol:
 
 @pytest.fixture(autouse=True)
 def _no_proxy_and_no_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "OTEL_EXPORTER_OTLP_CERTIFICATE"):
-        monkeypatch.delenv(name, raising=False)
+    for name in list(os.environ):
+        if name.startswith("OTEL_") or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
 
 
 @contextmanager
@@ -53,6 +57,11 @@ def listening(answer: bytes | None) -> Generator[str]:
         connection.close()
 
 
+def to(endpoint: str, protocol: Protocol) -> Destination:
+    """Where spans go by a base URL."""
+    return destination_of("TRACES", protocol, endpoint, [])
+
+
 def free_port() -> int:
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         port: int = server.getsockname()[1]
@@ -61,7 +70,7 @@ def free_port() -> int:
 
 def test_a_receiver_is_found_to_take_spans_and_gets_none(protocol: Protocol) -> None:
     with OtlpReceiver(protocol) as receiver:
-        finding = diagnose(receiver.endpoint, protocol)
+        finding = diagnose(to(receiver.endpoint, protocol))
     assert finding.ok
     assert finding.advice == ""
     assert receiver.requests == 1, "one question"
@@ -71,12 +80,12 @@ def test_a_receiver_is_found_to_take_spans_and_gets_none(protocol: Protocol) -> 
 def test_a_receiver_behind_tls_is_found_to_take_spans(protocol: Protocol, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", CERTIFICATE)
     with OtlpReceiver(protocol, tls=True) as receiver:
-        assert diagnose(receiver.endpoint, protocol).ok
+        assert diagnose(to(receiver.endpoint, protocol)).ok
 
 
 def test_a_certificate_of_an_unknown_authority_is_named(protocol: Protocol) -> None:
     with OtlpReceiver(protocol, tls=True) as receiver:
-        finding = diagnose(receiver.endpoint, protocol)
+        finding = diagnose(to(receiver.endpoint, protocol))
     assert "is not trusted: self-signed certificate" in finding.cause
     assert "OTEL_EXPORTER_OTLP_CERTIFICATE" in finding.advice
 
@@ -84,24 +93,26 @@ def test_a_certificate_of_an_unknown_authority_is_named(protocol: Protocol) -> N
 def test_a_certificate_file_that_is_not_there_is_named(protocol: Protocol, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", "nowhere.pem")
     with OtlpReceiver(protocol, tls=True) as receiver:
-        assert "'nowhere.pem' cannot be read: No such file" in diagnose(receiver.endpoint, protocol).cause
+        assert "'nowhere.pem' cannot be read: No such file" in diagnose(to(receiver.endpoint, protocol)).cause
 
 
 def test_a_port_where_nothing_listens_is_named(protocol: Protocol) -> None:
     port = free_port()
-    finding = diagnose(f"http://127.0.0.1:{port}", protocol)
+    finding = diagnose(to(f"http://127.0.0.1:{port}", protocol))
     assert not finding.ok
     assert finding.cause == f"nothing listens on 127.0.0.1:{port}"
     assert "OTEL_EXPORTER_OTLP_ENDPOINT" in finding.advice
 
 
 def test_a_host_that_does_not_exist_is_named() -> None:
-    assert "no host is called 'collector.invalid'" in diagnose("http://collector.invalid:4318", "http/protobuf").cause
+    assert (
+        "no host is called 'collector.invalid'" in diagnose(to("http://collector.invalid:4318", "http/protobuf")).cause
+    )
 
 
 @pytest.mark.parametrize("endpoint", ["localhost:4318", "ftp://localhost", "http://", "http://localhost:none"])
 def test_an_endpoint_that_is_no_url_is_named_with_one_that_is(endpoint: str, protocol: Protocol) -> None:
-    finding = diagnose(endpoint, protocol)
+    finding = diagnose(Destination("TRACES", endpoint, protocol))
     assert repr(endpoint) in finding.cause
     assert f"'http://localhost:{4317 if protocol == 'grpc' else 4318}'" in finding.advice
 
@@ -113,7 +124,7 @@ def test_the_wrong_protocol_on_a_port_is_named_with_the_right_one(
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", CERTIFICATE)
     with OtlpReceiver(speaks, tls=tls) as receiver:
-        finding = diagnose(receiver.endpoint, asked)
+        finding = diagnose(to(receiver.endpoint, asked))
     assert not finding.ok
     if not (tls and speaks == "grpc"):  # gRPC hangs up on a handshake that does not offer HTTP/2
         assert f"OTEL_EXPORTER_OTLP_PROTOCOL={speaks}" in finding.advice
@@ -121,22 +132,22 @@ def test_the_wrong_protocol_on_a_port_is_named_with_the_right_one(
 
 def test_tls_to_a_plain_port_is_named_with_the_scheme_to_write(protocol: Protocol) -> None:
     with OtlpReceiver(protocol) as receiver:
-        finding = diagnose(receiver.endpoint.replace("http:", "https:"), protocol)
+        finding = diagnose(to(receiver.endpoint.replace("http:", "https:"), protocol))
     assert "the endpoint begins with 'https://'" in finding.cause
     assert finding.advice == "Write 'http://'."
 
 
 def test_plain_text_to_a_tls_port_is_named_with_the_scheme_to_write(protocol: Protocol) -> None:
     with OtlpReceiver(protocol, tls=True) as receiver:
-        finding = diagnose(receiver.endpoint.replace("https:", "http:"), protocol)
+        finding = diagnose(to(receiver.endpoint.replace("https:", "http:"), protocol))
     assert "speaks TLS, and the endpoint begins with 'http://'" in finding.cause
     assert finding.advice == "Write 'https://'."
 
 
 def test_a_wrong_path_is_named() -> None:
     with OtlpReceiver("http/protobuf") as receiver:
-        finding = diagnose(f"{receiver.endpoint}/api", "http/protobuf")
-        assert diagnose(f"{receiver.endpoint}/v1/traces", "http/protobuf").ok
+        finding = diagnose(to(f"{receiver.endpoint}/api", "http/protobuf"))
+        assert diagnose(Destination("TRACES", f"{receiver.endpoint}/v1/traces", "http/protobuf")).ok
     assert finding.cause.endswith("/api/v1/traces answers 404 Not Found")
     assert "path of OTEL_EXPORTER_OTLP_ENDPOINT" in finding.advice
 
@@ -156,49 +167,67 @@ def test_a_receiver_that_refuses_is_named_with_its_status(
 ) -> None:
     with OtlpReceiver(protocol) as receiver:
         receiver.refuses = status
-        finding = diagnose(receiver.endpoint, protocol)
+        finding = diagnose(to(receiver.endpoint, protocol))
     assert f"answers {said}" in finding.cause
     assert advice in finding.advice
 
 
 def test_a_redirection_is_named_with_its_place() -> None:
     with listening(b"HTTP/1.1 308 Moved\r\nLocation: https://elsewhere/v1/traces\r\n\r\n") as endpoint:
-        finding = diagnose(endpoint, "http/protobuf")
+        finding = diagnose(to(endpoint, "http/protobuf"))
     assert "answers 308 Moved, to 'https://elsewhere/v1/traces'" in finding.cause
 
 
 def test_something_else_on_the_port_is_shown(protocol: Protocol) -> None:
     with listening(b"SSH-2.0-OpenSSH_9.2\r\n") as endpoint:
-        assert "answers with b'SSH-2.0-OpenSSH" in diagnose(endpoint, protocol).cause
+        assert "answers with b'SSH-2.0-OpenSSH" in diagnose(to(endpoint, protocol)).cause
 
 
 def test_a_port_that_says_nothing_is_not_waited_for_longer_than_asked(protocol: Protocol) -> None:
     with listening(None) as endpoint:
-        finding = diagnose(endpoint, protocol, timeout=0.05)
+        finding = diagnose(to(endpoint, protocol), timeout=0.05)
     assert not finding.ok
     assert "answers nothing that can be read" in finding.cause
 
 
 def test_headers_are_sent_along_and_never_said() -> None:
     with listening(b"HTTP/1.1 403 Forbidden\r\n\r\n") as endpoint:
-        assert "geheim" not in str(diagnose(endpoint, "http/protobuf", {"api-key": "geheim"}))
+        assert "geheim" not in str(diagnose(Destination("TRACES", endpoint, "http/protobuf", {"api-key": "geheim"})))
 
 
-@pytest.mark.parametrize("value", ["two\nlines", "schön"])
-def test_a_header_that_cannot_be_sent_is_named_without_its_value(protocol: Protocol, value: str) -> None:
+PROXIES = [
+    ("http/protobuf", "HTTP_PROXY"),
+    ("http/protobuf", "http_proxy"),
+    ("grpc", "http_proxy"),
+    ("grpc", "grpc_proxy"),
+]
+
+
+@pytest.mark.parametrize(("protocol", "variable"), PROXIES)
+def test_a_proxy_that_is_not_there_is_the_cause_unless_the_host_is_exempt(
+    monkeypatch: pytest.MonkeyPatch, protocol: Protocol, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "http://user:geheim@proxy.invalid:3128")
     with OtlpReceiver(protocol) as receiver:
-        finding = diagnose(receiver.endpoint, protocol, {"api-key": value})
-    assert "the header 'api-key' holds a character that cannot be sent" in finding.cause
-    assert value not in str(finding)
-    assert receiver.requests == 0
+        finding = diagnose(to(receiver.endpoint, protocol))
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        assert diagnose(to(receiver.endpoint, protocol)).ok
+    assert finding.cause.startswith(
+        f"exporters go through the proxy 'proxy.invalid:3128' ({variable}), and that cannot"
+    )
+    assert "no host is called 'proxy.invalid'" in finding.cause
+    assert f"Correct {variable}, or add 127.0.0.1 to no_proxy" in finding.advice
+    assert "geheim" not in str(finding)
 
 
-def test_a_proxy_is_mentioned(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_that_is_there_is_mentioned(monkeypatch: pytest.MonkeyPatch) -> None:
     endpoint = f"http://127.0.0.1:{free_port()}"
-    monkeypatch.setenv("HTTP_PROXY", "http://proxy:3128")
-    assert "Mind http_proxy" in diagnose(endpoint, "http/protobuf").advice
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    assert "Mind http_proxy" not in diagnose(endpoint, "http/protobuf").advice
+    with listening(b"HTTP/1.1 200 OK\r\n\r\n") as proxy, OtlpReceiver("http/protobuf") as receiver:
+        monkeypatch.setenv("HTTP_PROXY", proxy)
+        assert diagnose(to(endpoint, "http/protobuf")).advice.endswith(
+            "Mind HTTP_PROXY: exporters go through that proxy."
+        )
+        assert "asked directly: exporters go through" in diagnose(to(receiver.endpoint, "http/protobuf")).cause
 
 
 def test_a_finding_reads_as_a_sentence_and_an_advice() -> None:
@@ -206,15 +235,44 @@ def test_a_finding_reads_as_a_sentence_and_an_advice() -> None:
     assert str(Finding(False, "nothing listens", "Start one.")) == "nothing listens. Start one."
 
 
-@pytest.mark.parametrize(
-    ("signal", "variable"), [("Metrics", "OTEL_METRICS_EXPORTER"), ("Log records", "OTEL_LOGS_EXPORTER")]
-)
-def test_who_takes_nothing_but_spans_need_not_be_sent_anything_else(signal: str, variable: str) -> None:
-    assert f"set {variable}=none" in explain_refusal("UNIMPLEMENTED", signal)
-    assert f"set {variable}=none" in explain_refusal("404", signal)
-    assert "OTEL_EXPORTER_OTLP_HEADERS" in explain_refusal("401", signal)
-    assert "=none" not in explain_refusal("404")
+@pytest.mark.parametrize(("signal", "variable"), [("METRICS", "OTEL_METRICS_EXPORTER"), ("LOGS", "OTEL_LOGS_EXPORTER")])
+def test_who_takes_nothing_but_spans_need_not_be_sent_anything_else(signal: Signal, variable: str) -> None:
+    other, spans = (Destination(each, "http://localhost:4317", "grpc") for each in (signal, "TRACES"))
+    assert f"set {variable}=none" in explain_refusal("UNIMPLEMENTED", other)
+    assert f"set {variable}=none" in explain_refusal("404", other)
+    assert "OTEL_EXPORTER_OTLP_HEADERS" in explain_refusal("401", other)
+    assert "=none" not in explain_refusal("404", spans)
 
 
 def test_a_status_without_advice_of_its_own_leads_to_the_receivers_log() -> None:
-    assert explain_refusal("500") == "The log of the receiver says why."
+    assert (
+        explain_refusal("500", Destination("TRACES", "http://localhost:4317", "grpc"))
+        == "The log of the receiver says why."
+    )
+
+
+@pytest.mark.parametrize("signal", ["TRACES", "METRICS", "LOGS"])
+def test_what_goes_to_the_root_of_a_server_is_asked_there_and_told_the_path_to_write(signal: Signal) -> None:
+    with OtlpReceiver("http/protobuf") as receiver:
+        finding = diagnose(Destination(signal, f"{receiver.endpoint}/", "http/protobuf"))
+    assert finding.cause == f"{receiver.endpoint}/ answers 404 Not Found"
+    assert finding.advice.startswith(f"Write {receiver.endpoint}/v1/{signal.lower()}: the variable of a signal is used")
+
+
+@pytest.mark.parametrize("signal", ["METRICS", "LOGS"])
+def test_a_receiver_is_asked_for_the_signal_it_is_to_take(signal: Signal, protocol: Protocol) -> None:
+    with OtlpReceiver(protocol) as receiver:
+        assert diagnose(destination_of(signal, protocol, receiver.endpoint, [])).ok
+    assert receiver.requests == 1
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_clients_certificate_that_is_not_there_is_named(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", CERTIFICATE)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE", "nowhere.pem")
+    with OtlpReceiver("http/protobuf", tls=scheme == "https") as receiver:
+        finding = diagnose(to(receiver.endpoint, "http/protobuf"))
+    assert (
+        "the client's certificate 'nowhere.pem', with the key 'nowhere.pem', cannot be used: No such" in finding.cause
+    )
+    assert "OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE" in finding.advice

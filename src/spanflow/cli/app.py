@@ -21,7 +21,7 @@ from spanflow.events import RunStatus
 from spanflow.ports import RunQuery
 from spanflow.runtime import Runtime
 from spanflow.tracing.checkup import Checkup
-from spanflow.tracing.diagnosis import Protocol
+from spanflow.tracing.environment import Protocol
 from spanflow.tracing.setup import configure_tracing
 
 _EXITS = """\b
@@ -313,9 +313,9 @@ def _doctor(
     """
     try:
         opened = open_store(store, schema) if store else None
+        checkup = Checkup(endpoint, cast("Protocol | None", protocol and protocol.value), traceparent)
         if app_name:
             import_app(app_name)
-        checkup = Checkup(endpoint, cast("Protocol | None", protocol and protocol.value), traceparent)
     except SpanflowError as error:
         _refuse(error)
     _execute(examine(checkup, opened, send=send, as_json=as_json))

@@ -10,29 +10,29 @@ import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
-from urllib.parse import urlsplit
 
 from opentelemetry import trace
 
 from spanflow.tracing import names
-from spanflow.tracing.diagnosis import Protocol, diagnose
+from spanflow.tracing.diagnosis import diagnose, has_no_path
 from spanflow.tracing.environment import (
+    RATIO_SAMPLERS,
     Destination,
+    Protocol,
     check_sampler,
     destination_of,
     exporter_names,
     has_own_endpoint,
     is_disabled,
-    listed,
-    positive,
     protocol_of,
+    whole,
 )
+from spanflow.tracing.variables import leave_out_malformed
 
 _PACKAGES = ("spanflow", "opentelemetry-api", "opentelemetry-sdk", "opentelemetry-exporter-otlp")
-_SAMPLERS = ("always_on", "always_off", "parentbased_always_on", "parentbased_always_off")
-_RATIO_SAMPLERS = ("traceidratio", "parentbased_traceidratio")
 _SMALL_QUEUE = 2048  # spans: a wide run is slowed down by less
 _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 _SAMPLED = 1  # of the flags of a traceparent
@@ -82,16 +82,23 @@ class Checkup:
         self._endpoint = endpoint
         self._traceparent = traceparent
         self._timeout = timeout
+        self._protocol: Protocol | None = protocol
         self._cause = ""
         self._problems: list[str] = []
-        chosen = protocol or protocol_of("TRACES", endpoint, self._problems)
-        self._protocol_problems = list(self._problems)
-        self.destination: Destination = destination_of("TRACES", chosen, endpoint, self._problems)
-        self._header_problems = self._problems[len(self._protocol_problems) :]
+        leave_out_malformed(self._problems)
+
+    @cached_property
+    def destination(self) -> Destination:
+        """Where spans go. Looked at when it is first asked for: an application may set variables itself."""
+        chosen = self._protocol or protocol_of("TRACES", self._endpoint)
+        return destination_of("TRACES", chosen, self._endpoint, self._problems)
 
     def examine(self) -> Iterator[Check]:
         """Look at one thing after the other; the last one asks the receiver, without sending it a span."""
         yield _versions()
+        leave_out_malformed(self._problems)  # an application may have set some meanwhile
+        to = self.destination
+        yield from (Check("variables", False, problem) for problem in self._problems)
         yield _sdk()
         yield _provider()
         yield from self._exporter()
@@ -99,10 +106,12 @@ class Checkup:
         if self._traceparent is not None:
             yield _parent(self._traceparent)
         yield _service()
-        yield from _queue()
+        size = whole("OTEL_BSP_MAX_QUEUE_SIZE", _SMALL_QUEUE)
+        if size < _SMALL_QUEUE:
+            yield Check("queue", None, f"OTEL_BSP_MAX_QUEUE_SIZE={size}: wide runs are slowed down for it")
         yield self._address()
-        yield from (Check("protocol", False, problem) for problem in self._protocol_problems)
-        yield from self._headers()
+        if to.headers:
+            yield Check("headers", True, f"{', '.join(to.headers)} (values not shown)")
         yield self._receiver()
 
     def send(self) -> Sent:
@@ -148,26 +157,17 @@ class Checkup:
     def _address(self) -> Check:
         to = self.destination
         said = f"{to.endpoint} by {to.protocol}"
-        own = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-        if to.protocol == "http/protobuf" and own and not self._endpoint and urlsplit(own).path in ("", "/"):
-            return Check(
-                "endpoint",
-                False,
-                f"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT={own} is used as it stands, without the path of the signal.",
-                f"Write {own.rstrip('/')}/v1/traces, or set OTEL_EXPORTER_OTLP_ENDPOINT={own} instead.",
-            )
+        if has_no_path(to):
+            said = f"{to.endpoint}, as OTEL_EXPORTER_OTLP_TRACES_ENDPOINT has it, is used as it stands, without a path."
+            base = to.endpoint.rstrip("/")
+            return Check("endpoint", False, said, f"Write {base}/v1/traces, or set OTEL_EXPORTER_OTLP_ENDPOINT={base}.")
         if not self._endpoint and not has_own_endpoint("TRACES"):
             said += " (the default: OTEL_EXPORTER_OTLP_ENDPOINT is not set)"
         return Check("endpoint", True, said)
 
-    def _headers(self) -> Iterator[Check]:
-        yield from (Check("headers", False, problem) for problem in self._header_problems)
-        if self.destination.headers:
-            yield Check("headers", True, f"{', '.join(self.destination.headers)} (values not shown)")
-
     def _receiver(self) -> Check:
         to = self.destination
-        found = diagnose(to.endpoint, to.protocol, to.headers, self._timeout)
+        found = diagnose(to, self._timeout)
         self._cause = "" if found.ok else found.cause
         return Check("receiver", found.ok, f"{found.cause}.", found.advice)
 
@@ -216,30 +216,14 @@ def _provider() -> Check:
 def _sampling() -> Iterator[Check]:
     problems: list[str] = []
     check_sampler(problems)
-    given = os.environ.get("OTEL_TRACES_SAMPLER", "").strip()
-    argument = os.environ.get("OTEL_TRACES_SAMPLER_ARG", "").strip()
+    given = os.environ.get("OTEL_TRACES_SAMPLER", "")
     if problems:
         yield from (Check("sampling", False, problem) for problem in problems)
-    elif given and given.lower() not in (*_SAMPLERS, *_RATIO_SAMPLERS):
-        said = f"OTEL_TRACES_SAMPLER={given!r} is not known, and parentbased_always_on is used."
-        yield Check("sampling", False, said, f"Use {listed((*_SAMPLERS, *_RATIO_SAMPLERS))}.")
-    elif given.lower() in _RATIO_SAMPLERS:
-        yield _ratio(given, argument)
+    elif given in RATIO_SAMPLERS and (ratio := float(os.environ["OTEL_TRACES_SAMPLER_ARG"])) < 1:
+        said = f"{given} keeps {ratio:.4g} of all traces: the one you miss may be among the others"
+        yield Check("sampling", None, said)
     else:
         yield Check("sampling", True, given or "parentbased_always_on (the default)")
-
-
-def _ratio(given: str, argument: str) -> Check:
-    try:
-        ratio = float(argument)
-    except ValueError:
-        ratio = -1.0
-    if not 0 <= ratio <= 1:
-        said = f"OTEL_TRACES_SAMPLER_ARG={argument!r} is no ratio, and {given} keeps all."
-        return Check("sampling", False, said, "Write a number from 0 to 1.")
-    if ratio == 1:
-        return Check("sampling", True, f"{given} of 1: all")
-    return Check("sampling", None, f"{given} keeps {ratio:.4g} of all traces: the one you miss may be among the others")
 
 
 def _parent(traceparent: str) -> Check:
@@ -271,14 +255,6 @@ def _service() -> Check:
         return Check("service", True, f"{found}: look for traces under this name")
     said = f"OTEL_SERVICE_NAME is not set: traces are under the name of the program (of this one: {found})"
     return Check("service", None, f"{said}, or as configure_tracing(service_name=...) says")
-
-
-def _queue() -> Iterator[Check]:
-    problems: list[str] = []
-    size = positive("OTEL_BSP_MAX_QUEUE_SIZE", _SMALL_QUEUE, problems)
-    yield from (Check("queue", False, problem) for problem in problems)
-    if size < _SMALL_QUEUE:
-        yield Check("queue", None, f"OTEL_BSP_MAX_QUEUE_SIZE={size}: wide runs are slowed down for it")
 
 
 @contextmanager

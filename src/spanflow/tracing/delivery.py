@@ -8,7 +8,7 @@ failure of a kind becomes one line with its cause and what to change.
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from opentelemetry.sdk._logs import ReadableLogRecord
@@ -18,13 +18,15 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from spanflow.tracing import metrics
-from spanflow.tracing.diagnosis import Finding, diagnose, explain_refusal
-from spanflow.tracing.environment import Destination
+from spanflow.tracing.diagnosis import diagnose, explain_refusal
+from spanflow.tracing.environment import Destination, Signal
 from spanflow.tracing.hearing import LONGEST_PAUSE, Verdict, hearing, judge
+from spanflow.tracing.wire import Finding
 
 _logger = logging.getLogger("spanflow")
 
 _SILENCE = Finding(False, "it does not answer in time", "Give it more room, or raise OTEL_EXPORTER_OTLP_TIMEOUT.")
+_WHAT: Mapping[Signal, str] = {"TRACES": "Spans", "METRICS": "Metrics", "LOGS": "Log records"}
 _SAID_AGAIN = 600.0  # s after which a cause that was said is said again
 
 
@@ -67,7 +69,7 @@ class OtlpSpans:
     """Delivers spans by OTLP."""
 
     def __init__(self, make: Callable[[], SpanExporter], destination: Destination) -> None:
-        self.line = _Line(make, destination, "Spans")
+        self.line = _Line(make, destination)
 
     def deliver(self, batch: Sequence[ReadableSpan]) -> Verdict:
         return self.line.call(
@@ -88,7 +90,7 @@ class OtlpMetrics(MetricExporter):
         """Prefer the temporality and aggregation that an exporter ``like`` this one read from the environment."""
         preferring: Any = like
         super().__init__(preferring._preferred_temporality, preferring._preferred_aggregation)
-        self.line = _Line(make, destination, "Metrics")
+        self.line = _Line(make, destination)
 
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
         verdict = self.line.call(
@@ -107,7 +109,7 @@ class OtlpLogs(LogRecordExporter):
     """Exports log records by OTLP. What does not get through at once is lost: a log is no journal."""
 
     def __init__(self, make: Callable[[], LogRecordExporter], destination: Destination) -> None:
-        self.line = _Line(make, destination, "Log records")
+        self.line = _Line(make, destination)
 
     def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
         verdict = self.line.call(lambda exporter: exporter.export(batch) is not LogRecordExportResult.FAILURE)
@@ -127,10 +129,9 @@ class _Line:
     failure, since an exporter is kept from trying on its own only by its shutdown.
     """
 
-    def __init__(self, make: Callable[[], Any], destination: Destination, what: str) -> None:
+    def __init__(self, make: Callable[[], Any], destination: Destination) -> None:
         self._make = make
         self._destination = destination
-        self._what = what
         self._made: tuple[int, Any] | None = None
         self._explained: tuple[str, str] | None = None
         self._closed = False
@@ -179,26 +180,27 @@ class _Line:
 
     def _explain(self, verdict: Verdict, said: str) -> None:
         status = said.partition(" ")[0].strip(":")
-        answered = Finding(False, f"it answers {said}", explain_refusal(status, self._what))
+        to = self._destination
+        answered = Finding(False, f"it answers {said}", explain_refusal(status, to))
         if verdict.kind == "too_large" and not status.isdecimal() and status != "RESOURCE_EXHAUSTED":
             self._complain(Finding(False, f"one cannot be encoded ({said})"))
         elif said and status != "UNAVAILABLE":  # gRPC's word for whatever is wrong with the connection, too
             self._complain(answered)
         else:
-            to = self._destination
-            found = diagnose(to.endpoint, to.protocol, to.headers)
+            found = diagnose(to)
             if found.ok and not said:
                 advice = "Mind what else the exporter goes by, e.g. a proxy or REQUESTS_CA_BUNDLE."
                 found = Finding(False, verdict.words, advice) if verdict.words else _SILENCE
             self._complain(answered if said and (found.ok or f"answers {status}" in found.cause) else found)
 
     def _complain(self, finding: Finding) -> None:
-        cause = finding.cause.replace("/v1/metrics", "/v1/traces")  # one cause, whichever signal meets it
-        kind = (self._destination.endpoint.partition("/v1/")[0], cause)
+        to = self._destination
+        cause = finding.cause.replace(f"/v1/{to.signal.lower()}", "")  # one cause, whichever signal meets it
+        kind = (to.endpoint.partition("/v1/")[0], cause)
         now = time.monotonic()
         if not self._closed and now - _said.get(kind, -_SAID_AGAIN) >= _SAID_AGAIN:
             _said[kind] = now
-            _logger.warning("%s do not get through to %s: %s", self._what, self._destination.endpoint, finding)
+            _logger.warning("%s do not get through to %s: %s", _WHAT[to.signal], to.endpoint, finding)
 
 
 _said: dict[tuple[str, str], float] = {}

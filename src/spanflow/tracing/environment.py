@@ -1,17 +1,17 @@
-"""The ``OTEL_*`` variables as `configure_tracing` reads them.
+"""The ``OTEL_*`` variables as `configure_tracing` reads them, once `variables` has left out what cannot be meant.
 
-What cannot be meant is left out, as OpenTelemetry asks for, and said: no program stops for its telemetry. The
-functions add what is to be said to a list of ``problems``, each with what to change.
+The functions add what is to be said to a list of ``problems``, each with what to change: no program stops for its
+telemetry.
 """
 
 import os
+import re
 from collections.abc import Mapping, MutableSequence, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
-from spanflow.tracing.diagnosis import Protocol
-
+Protocol = Literal["grpc", "http/protobuf"]
 Signal = Literal["TRACES", "METRICS", "LOGS"]
 Problems = MutableSequence[str]
 
@@ -19,21 +19,28 @@ PROTOCOLS: Mapping[str, Protocol] = {"grpc": "grpc", "http/protobuf": "http/prot
 _GRPC_PORT = 4317  # by OTLP's convention; 4318 is HTTP
 _DEFAULTS: Mapping[Protocol, str] = {"grpc": "http://localhost:4317", "http/protobuf": "http://localhost:4318"}
 _NOTHING_SAMPLED = ("always_off", "parentbased_always_off")
-_RATIOS = ("traceidratio", "parentbased_traceidratio")
+RATIO_SAMPLERS = ("traceidratio", "parentbased_traceidratio")
+SAMPLERS = ("always_on", "always_off", "parentbased_always_on", "parentbased_always_off", *RATIO_SAMPLERS)
+COMPRESSIONS = ("none", "gzip", "deflate")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_OWN_HEADERS = ("connection", "content-encoding", "content-length", "content-type", "host", "transfer-encoding")
 
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where the OTLP exporter of a signal goes.
+    """Where the OTLP exporter of a signal goes, and how.
 
     Attributes:
-        endpoint: the whole URL, for HTTP with the path of the signal.
+        endpoint: the whole URL, for HTTP with the path: requests go to it as it stands.
         headers: what goes along with each request; not to be logged.
+        compression: of requests: ``none``, ``gzip`` or, by HTTP, ``deflate``.
     """
 
+    signal: Signal
     endpoint: str
     protocol: Protocol
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    compression: str = "none"
 
 
 def is_disabled() -> bool:
@@ -54,15 +61,21 @@ def exporter_names(signal: Signal, known: Sequence[str], problems: Problems) -> 
     return [name for name in named if name in known] if named else None
 
 
-def protocol_of(signal: Signal, endpoint: str | None, problems: Problems) -> Protocol:
+def variable_for(signal: Signal, name: str) -> str:
+    """Return which variable has the say for a signal: its own, or the one for all of them."""
+    own = f"OTEL_EXPORTER_OTLP_{signal}_{name}"
+    return own if os.environ.get(own) else f"OTEL_EXPORTER_OTLP_{name}"
+
+
+def setting(signal: Signal, name: str) -> str:
+    """Return what the environment says for a signal; empty where it says nothing."""
+    return os.environ.get(variable_for(signal, name), "").strip()
+
+
+def protocol_of(signal: Signal, endpoint: str | None) -> Protocol:
     """Return the protocol of a signal: the one that is named, else gRPC for port 4317 and HTTP for any other."""
-    for variable in (f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
-        name = os.environ.get(variable, "").strip()
-        if name in PROTOCOLS:
-            return PROTOCOLS[name]
-        if name:
-            problems.append(f"{variable}={name!r} is not supported, and left out. Use {listed(tuple(PROTOCOLS))}.")
-    return "grpc" if _port(endpoint or _endpoint_of(signal) or "") == _GRPC_PORT else "http/protobuf"
+    named = PROTOCOLS.get(setting(signal, "PROTOCOL"))
+    return named or ("grpc" if _port(endpoint or setting(signal, "ENDPOINT")) == _GRPC_PORT else "http/protobuf")
 
 
 def destination_of(signal: Signal, protocol: Protocol, endpoint: str | None, problems: Problems) -> Destination:
@@ -72,46 +85,46 @@ def destination_of(signal: Signal, protocol: Protocol, endpoint: str | None, pro
     own = None if endpoint else os.environ.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")
     if protocol == "http/protobuf" and not base.endswith(path):
         base = base.rstrip("/") + path
-    return Destination(own or base, protocol, headers_of(signal, problems))
+    url = own or base
+    insecure = setting(signal, "INSECURE")
+    if protocol == "grpc" and insecure and "://" not in url:  # the one place where that variable has a say
+        url = f"{'http' if insecure == 'true' else 'https'}://{url}"
+    return Destination(signal, url, protocol, _headers_of(signal), _compression_of(signal, protocol, problems))
 
 
-def headers_of(signal: Signal, problems: Problems) -> dict[str, str]:
-    """Return the headers of a signal. A malformed one is named by its place: its value may be a secret."""
-    headers: dict[str, str] = {}
-    for variable in (f"OTEL_EXPORTER_OTLP_{signal}_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS"):
-        items = [item for item in os.environ.get(variable, "").split(",") if item.strip()]
-        for number, item in enumerate(items, start=1):
-            name, equals, value = item.partition("=")
-            if not equals or not name.strip() or not item.isascii() or not item.isprintable() or '"' in item:
-                problems.append(
-                    f"{variable}: item {number} of {len(items)} is no header, and left out. Write name=value, with "
-                    "commas in between and all but plain ASCII URL-encoded, e.g. api-key=secret,tenant=a%2Cb."
-                )
-            else:
-                headers[unquote(name).strip().lower()] = unquote(value).strip()
-        if items:
-            break
-    return headers
+def is_header(item: str) -> bool:
+    """Tell whether an item of ``OTEL_EXPORTER_OTLP_HEADERS`` can be sent, by either protocol."""
+    name, equals, value = item.partition("=")
+    value = unquote(value)
+    sendable = value.isascii() and value.isprintable() and '"' not in item
+    return (
+        bool(equals and _HEADER_NAME.fullmatch(name.strip())) and sendable and name.strip().lower() not in _OWN_HEADERS
+    )
 
 
-def positive(variable: str, default: int, problems: Problems) -> int:
-    """Return a positive whole number."""
-    text = os.environ.get(variable, "").strip()
-    if not text:
-        return default
-    if not text.isdecimal() or int(text) == 0:
-        problems.append(
-            f"{variable}={text!r} must be a positive whole number; {default} is used. Leave it out for that."
-        )
-        return default
-    return int(text)
+def _headers_of(signal: Signal) -> dict[str, str]:
+    items = [item.partition("=") for item in setting(signal, "HEADERS").split(",") if is_header(item)]
+    return {name.strip().lower(): unquote(value).strip() for name, _, value in items}
+
+
+def _compression_of(signal: Signal, protocol: Protocol, problems: Problems) -> str:
+    named = setting(signal, "COMPRESSION")
+    if protocol == "grpc" and named == "deflate":
+        problems.append(f"{variable_for(signal, 'COMPRESSION')}=deflate is not for gRPC; none is used. Write gzip.")
+        return "none"
+    return named if named in COMPRESSIONS else "none"
+
+
+def whole(variable: str, default: int) -> int:
+    """Return a whole number."""
+    return int(os.environ.get(variable) or default)
 
 
 def check_sampler(problems: Problems) -> None:
     """Add a problem where the environment has nothing sampled."""
     sampler = os.environ.get("OTEL_TRACES_SAMPLER", "").strip().lower()
     argument = os.environ.get("OTEL_TRACES_SAMPLER_ARG", "").strip()
-    ratio_is_zero = sampler in _RATIOS and argument != "" and not argument.strip("0.")
+    ratio_is_zero = sampler in RATIO_SAMPLERS and argument != "" and float(argument) == 0
     if sampler in _NOTHING_SAMPLED or ratio_is_zero:
         said = f"OTEL_TRACES_SAMPLER={sampler}" + (f" with OTEL_TRACES_SAMPLER_ARG={argument}" if ratio_is_zero else "")
         problems.append(f"{said}: no trace is sampled, and none is exported. Unset it, or use parentbased_always_on.")
@@ -119,17 +132,13 @@ def check_sampler(problems: Problems) -> None:
 
 def has_own_endpoint(signal: Signal) -> bool:
     """Tell whether the environment says where a signal goes."""
-    return bool(_endpoint_of(signal))
+    return bool(setting(signal, "ENDPOINT"))
 
 
 def listed(names: Sequence[str]) -> str:
     """Return names as a list in words."""
     *first, last = (f"'{name}'" for name in names)
     return f"{', '.join(first)} or {last}"
-
-
-def _endpoint_of(signal: Signal) -> str | None:
-    return os.environ.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
 
 
 def _port(url: str) -> int | None:

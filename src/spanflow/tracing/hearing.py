@@ -40,6 +40,7 @@ _KNOWN = (
     _RETRY,
     "Failed to export",
     "Failed to encode",
+    "Failed to read file",  # a certificate, which the diagnosis names
     "Dropping",
     "Shutdown in progress",
     "Exporter already shutdown",

@@ -35,15 +35,15 @@ class LogExport(logging.Handler):
         logging.getLogger().addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
+        last_resort = logging.lastResort
+        if logging.getLogger().handlers == [self] and last_resort is not None and record.levelno >= last_resort.level:
+            last_resort.handle(record)  # what Python prints where nobody has set up logging, it still does
         if record.name.partition(".")[0] == _OWN or context_api.get_value(_SUPPRESS_INSTRUMENTATION_KEY):
             return  # an export logs, too; that must not be exported in turn
         try:
             self._provider.get_logger(record.name).emit(_record_of(record))
         except Exception:  # telemetry never breaks what it tells of
             self.handleError(record)
-        last_resort = logging.lastResort
-        if logging.getLogger().handlers == [self] and last_resort is not None and record.levelno >= last_resort.level:
-            last_resort.handle(record)  # what Python prints where nobody has set up logging, it still does
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         flush: Callable[[int], bool] | None = getattr(self._provider, "force_flush", None)

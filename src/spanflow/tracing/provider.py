@@ -5,6 +5,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExporter
@@ -15,12 +16,12 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 from spanflow.tracing.delivery import Delivery, OtlpLogs, OtlpMetrics, OtlpSpans
 from spanflow.tracing.delivery import ToExporter as ToExporter
-from spanflow.tracing.environment import Destination, Problems, positive
+from spanflow.tracing.environment import Destination, Problems, whole
 from spanflow.tracing.export_queue import ExportQueue
 from spanflow.tracing.hearing import hearing
 
-_MAX_QUEUE_SIZE = 65_536  # spans; the SDK's 2048 loses half of a fan-out
-_MAX_EXPORT_BATCH_SIZE = 2_048  # spans
+_SPAN_SIZES = (65_536, 2_048)  # of the queue and of a batch; the SDK's 2048 for a queue loses half of a fan-out
+_LOG_SIZES = (2_048, 512)  # the SDK's own
 _SCHEDULE_DELAY = 1_000  # ms
 
 
@@ -40,30 +41,37 @@ def make_meter_provider(provider: TracerProvider, exporter: MetricExporter) -> M
     return MeterProvider([PeriodicExportingMetricReader(exporter)], provider.resource, shutdown_on_exit=False)
 
 
-def make_logger_provider(provider: TracerProvider, exporter: LogRecordExporter) -> LoggerProvider:
+def make_logger_provider(provider: TracerProvider, exporter: LogRecordExporter, problems: Problems) -> LoggerProvider:
     """Make a logger provider that describes the same resource; ``OTEL_BLRP_*`` say how it batches."""
     logger_provider = LoggerProvider(provider.resource, shutdown_on_exit=False)
-    logger_provider.add_log_record_processor(BatchLogRecordProcessor(exporter))
+    size, batch_size = _sizes("OTEL_BLRP", *_LOG_SIZES, problems)
+    processor = BatchLogRecordProcessor(exporter, max_queue_size=size, max_export_batch_size=batch_size)
+    logger_provider.add_log_record_processor(processor)
     return logger_provider
 
 
 def queue_to(delivery: Delivery, problems: Problems) -> ExportQueue:
     """Queue spans on their way to a delivery, as ``OTEL_BSP_*`` says, else so that a large fan-out finds room."""
-    size = positive("OTEL_BSP_MAX_QUEUE_SIZE", _MAX_QUEUE_SIZE, problems)
-    fitting = min(_MAX_EXPORT_BATCH_SIZE, size)
-    batch_size = positive("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", fitting, problems)
-    if batch_size > size:
-        problems.append(
-            f"OTEL_BSP_MAX_EXPORT_BATCH_SIZE={batch_size} is more than the queue holds "
-            f"(OTEL_BSP_MAX_QUEUE_SIZE={size}), and {fitting} is used. Raise the one or lower the other."
-        )
-        batch_size = fitting
-    delay = positive("OTEL_BSP_SCHEDULE_DELAY", _SCHEDULE_DELAY, problems)
-    return ExportQueue(delivery, size, batch_size, delay / 1000)
+    size, batch_size = _sizes("OTEL_BSP", *_SPAN_SIZES, problems)
+    return ExportQueue(delivery, size, batch_size, whole("OTEL_BSP_SCHEDULE_DELAY", _SCHEDULE_DELAY) / 1000)
+
+
+def _sizes(kind: str, size: int, batch_size: int, problems: Problems) -> tuple[int, int]:
+    """Return how many a queue holds and a batch has, where the environment may say otherwise."""
+    size = whole(f"{kind}_MAX_QUEUE_SIZE", size)
+    fitting = min(batch_size, size)
+    batch_size = whole(f"{kind}_MAX_EXPORT_BATCH_SIZE", fitting)
+    if batch_size <= size:
+        return size, batch_size
+    problems.append(
+        f"{kind}_MAX_EXPORT_BATCH_SIZE={batch_size} is more than the queue holds "
+        f"({kind}_MAX_QUEUE_SIZE={size}), and {fitting} is used. Raise the one or lower the other."
+    )
+    return size, fitting
 
 
 def otlp_spans(destination: Destination) -> OtlpSpans:
-    """Deliver spans by OTLP; whatever is not said here the exporter reads from ``OTEL_EXPORTER_OTLP_*``.
+    """Deliver spans by OTLP; what a destination does not say the exporter reads from ``OTEL_EXPORTER_OTLP_*``.
 
     What it needs is imported at once: the first spans of a short program go out when it is too late for that.
     """
@@ -71,10 +79,10 @@ def otlp_spans(destination: Destination) -> OtlpSpans:
         os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else its core prints each failed handshake
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
 
-        return OtlpSpans(lambda: GrpcExporter(destination.endpoint), destination)
+        return OtlpSpans(lambda: GrpcExporter(**_by_grpc(destination)), destination)
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
 
-    return OtlpSpans(lambda: HttpExporter(destination.endpoint), destination)
+    return OtlpSpans(lambda: HttpExporter(**_by_http(destination)), destination)
 
 
 def otlp_metrics(destination: Destination) -> MetricExporter:
@@ -82,12 +90,12 @@ def otlp_metrics(destination: Destination) -> MetricExporter:
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpExporter
 
     with hearing():
-        like = HttpExporter(destination.endpoint)  # it opens no connection, and reads what gRPC's would
+        like = HttpExporter(**_by_http(destination))  # it opens no connection, and reads what gRPC's would
     if destination.protocol == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
 
-        return OtlpMetrics(lambda: GrpcExporter(destination.endpoint), destination, like)
-    return OtlpMetrics(lambda: HttpExporter(destination.endpoint), destination, like)
+        return OtlpMetrics(lambda: GrpcExporter(**_by_grpc(destination)), destination, like)
+    return OtlpMetrics(lambda: HttpExporter(**_by_http(destination)), destination, like)
 
 
 def otlp_logs(destination: Destination) -> LogRecordExporter:
@@ -95,10 +103,29 @@ def otlp_logs(destination: Destination) -> LogRecordExporter:
     if destination.protocol == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter as GrpcExporter
 
-        return OtlpLogs(lambda: GrpcExporter(destination.endpoint), destination)
+        return OtlpLogs(lambda: GrpcExporter(**_by_grpc(destination)), destination)
     from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter as HttpExporter
 
-    return OtlpLogs(lambda: HttpExporter(destination.endpoint), destination)
+    return OtlpLogs(lambda: HttpExporter(**_by_http(destination)), destination)
+
+
+def _by_grpc(destination: Destination) -> dict[str, Any]:
+    """Return the arguments of an exporter. Each of gRPC's takes variables apart in a way that raises for some."""
+    from grpc import Compression  # here, since it is heavy
+
+    return {
+        "endpoint": destination.endpoint,
+        "insecure": destination.endpoint.startswith("http://") or None,
+        "headers": dict(destination.headers),
+        "compression": Compression.Gzip if destination.compression == "gzip" else Compression.NoCompression,
+    }
+
+
+def _by_http(destination: Destination) -> dict[str, Any]:
+    from opentelemetry.exporter.otlp.proto.http import Compression
+
+    headers, compression = dict(destination.headers), Compression(destination.compression)
+    return {"endpoint": destination.endpoint, "headers": headers, "compression": compression}
 
 
 def resource_of(service_name: str | None) -> Resource:

@@ -12,8 +12,8 @@ from opentelemetry import metrics, trace
 from spanflow.errors import SpanflowError
 from spanflow.tracing import environment, leaving
 from spanflow.tracing.content import set_capture
-from spanflow.tracing.diagnosis import Protocol
-from spanflow.tracing.environment import PROTOCOLS, Destination, listed
+from spanflow.tracing.environment import PROTOCOLS, Destination, Protocol, listed
+from spanflow.tracing.variables import leave_out_malformed
 
 if TYPE_CHECKING:  # the SDK is imported only when tracing is configured
     from opentelemetry.sdk.trace import SpanProcessor
@@ -65,7 +65,8 @@ def configure_tracing(
     does not answer after five. What is lost is counted, for each run in its ``finish`` event, in the metric
     ``spanflow.spans.dropped``, and in a line of the log. An application's own provider keeps its own ways.
 
-    A variable that cannot be meant is left out, with a warning that says what to change.
+    A variable that cannot be meant is left out, of ``os.environ`` as well since the SDK reads that, with one warning
+    that says what is used instead.
 
     Raises:
         SpanflowError: an argument that cannot be meant; nothing is configured then.
@@ -76,6 +77,8 @@ def configure_tracing(
         raise SpanflowError(f"protocol={protocol!r} is not supported. Use {listed(tuple(PROTOCOLS))}.")
     existing = trace.get_tracer_provider()
     problems: list[str] = []
+    if isinstance(existing, trace.ProxyTracerProvider):
+        leave_out_malformed(problems)
     if environment.is_disabled():
         setup = TracingSetup(existing, configured=False)
         problems.append("OTEL_SDK_DISABLED=true: nothing is traced. Unset it to have traces.")
@@ -200,7 +203,7 @@ def _wanted(
         return _Wanted(console, exporter)
 
     def destination(signal: environment.Signal) -> Destination:
-        chosen = protocol or environment.protocol_of(signal, endpoint, problems)
+        chosen = protocol or environment.protocol_of(signal, endpoint)
         return environment.destination_of(signal, chosen, endpoint, problems)
 
     with_metrics = environment.exporter_names("METRICS", ("otlp", "none"), problems) in (None, ["otlp"])
@@ -214,7 +217,7 @@ def _log_destination(
     named = environment.exporter_names("LOGS", ("otlp", "none"), problems)
     if not ("otlp" in (named or ()) if logs is None else logs):
         return None
-    chosen = protocol or environment.protocol_of("LOGS", endpoint, problems)
+    chosen = protocol or environment.protocol_of("LOGS", endpoint)
     return environment.destination_of("LOGS", chosen, endpoint, problems)
 
 
@@ -239,7 +242,7 @@ def _configure(
     if logs is not None:
         from spanflow.tracing.log_records import LogExport  # here, since few ask for it
 
-        beside.append(LogExport(sdk.make_logger_provider(provider, sdk.otlp_logs(logs))))
+        beside.append(LogExport(sdk.make_logger_provider(provider, sdk.otlp_logs(logs), problems)))
     setup = TracingSetup(provider, configured=True, beside=beside, queues=queues)
     leaving.call_before_leaving(setup.leave)
     for queue in queues:
