@@ -24,6 +24,7 @@ from spanflow.events import Entry
 from spanflow.ports import RunRecord, Store
 
 RUN_ID = "r-1"
+PATIENCE = 50.0  # s that tests wait for what another process does in a fraction of one
 POSTGRES_AT_ONCE = 2  # connections of a process: many processes share a server
 
 
@@ -244,7 +245,7 @@ def launch(work: Callable[[AnyOrder], Coroutine[Any, Any, Any]], order: AnyOrder
     return process
 
 
-def finish(process: BaseProcess, timeout: float = 30.0) -> int:
+def finish(process: BaseProcess, timeout: float = PATIENCE) -> int:
     """Return the exit code of a process once it has one; that of a killed one is ``-SIGKILL``."""
     if not wait([process.sentinel], timeout):
         process.kill()

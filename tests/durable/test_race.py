@@ -1,6 +1,7 @@
 """Many processes find the same dead runs at the same time: each run has one heir, and ends once."""
 
 import asyncio
+import time
 from dataclasses import replace
 from pathlib import Path
 from signal import SIGKILL
@@ -12,11 +13,12 @@ from spanflow import StepContext, Workflow, step
 from spanflow.events import Finish, Start
 from tests.durable.checking import outcome_of
 from tests.durable.conftest import Where
-from tests.durable.processes import Order, die, finish, launch, read_lines
+from tests.durable.processes import PATIENCE, Order, die, finish, launch, read_lines
 from tests.durable.program import Deps, mark, runtime_of
 
 RUNS = 20
-LEASE = 2.0  # s: no heir may be so slow that it counts as dead
+LEASE = 0.3  # s: of the process that dies
+LONG = 60.0  # s: no heir may be so slow that it counts as dead
 
 
 @step
@@ -62,11 +64,20 @@ async def take_over_all(order: Order) -> None:
             await asyncio.sleep(0.01)  # wherever they run
 
 
+async def until_all_are_dead(order: Order) -> None:
+    store = order.open_store()
+    async with asyncio.timeout(PATIENCE):
+        while len(await store.orphans(time.time_ns())) < RUNS:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    await store.aclose()
+
+
 @pytest.mark.parametrize("heirs", [2, 5])
 def test_of_processes_that_race_for_dead_runs_exactly_one_takes_each(heirs: int, where: Where, tmp_path: Path) -> None:
     order = Order(tmp_path, run_id=uuid4().hex, lease=LEASE, **where)
     assert finish(launch(start_all, order)) == -SIGKILL
-    processes = [launch(take_over_all, order) for _ in range(heirs)]
+    asyncio.run(until_all_are_dead(order))
+    processes = [launch(take_over_all, replace(order, lease=LONG)) for _ in range(heirs)]
     assert [finish(process) for process in processes] == [0] * heirs
     for number, run_id in enumerate(run_ids(order)):
         outcome = outcome_of(replace(order, run_id=run_id))

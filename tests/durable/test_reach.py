@@ -17,9 +17,18 @@ from spanflow.events import Finish, StepRetry, StepSuspended, StepWaiting
 from spanflow.ports import CANCEL, Message, RunQuery
 from spanflow.state import RunState
 from tests.durable.checking import Outcome, journal_of, outcome_of
-from tests.durable.processes import Order, die, finish, launch
+from tests.durable.processes import PATIENCE, Order, die, finish, launch
 from tests.durable.program import OPTIONS, Approval, Deps, conclude, job, mark, runtime_of
-from tests.durable.test_takeover import holding, report, reports, start_holding, take_over, wait_for_lines
+from tests.durable.test_takeover import (
+    holding,
+    pause,
+    report,
+    reports,
+    start_holding,
+    take_over,
+    wait_for_lines,
+    wait_until_dead,
+)
 
 LEASE = 0.5
 
@@ -97,18 +106,16 @@ async def held(order: Order, count: int = 1) -> None:
 
 
 async def test_a_run_in_another_process_is_canceled_at_once(tmp_path: Path) -> None:
-    order = Order(tmp_path, lease=60.0)
+    order = Order(tmp_path, lease=10 * PATIENCE)
     owner = launch(start_holding, order)
     await held(order)
     runtime = runtime_without_deps(order)
-    began = time.monotonic()
-    result = await (await runtime.get_run(order.run_id)).cancel()
-    took = time.monotonic() - began
+    async with asyncio.timeout(PATIENCE):  # not when the lease is over
+        result = await (await runtime.get_run(order.run_id)).cancel()
     await runtime.aclose()
 
     assert await asyncio.to_thread(finish, owner) == 0
     assert (result.status, result.steps["hold"].status) == ("canceled", "canceled")
-    assert took < 5, "a quarter of a second, on a machine that has nothing else to do"
     outcome = await asyncio.to_thread(outcome_of, order)
     assert (outcome.lost, outcome.doubled) == ([], {})
     assert [entry.kind for entry in outcome.entries].count(Finish) == 1
@@ -116,11 +123,11 @@ async def test_a_run_in_another_process_is_canceled_at_once(tmp_path: Path) -> N
 
 
 async def test_an_event_reaches_a_run_in_another_process(tmp_path: Path) -> None:
-    order = Order(tmp_path, lease=60.0)
+    order = Order(tmp_path, lease=10 * PATIENCE)
     owner = launch(start_listening, order)
     runtime = runtime_without_deps(order, listening)
     store = SQLiteStore(order.store)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while not await store.find(RunQuery()):  # noqa: ASYNC110  # until it is there
             await asyncio.sleep(0.005)
     run = await runtime.get_run(order.run_id)
@@ -136,16 +143,15 @@ async def test_an_event_reaches_a_run_in_another_process(tmp_path: Path) -> None
 async def test_a_run_whose_process_dies_while_it_is_told_to_cancel_is_ended_by_who_told_it(tmp_path: Path) -> None:
     order = Order(tmp_path, lease=LEASE)
     owner = launch(start_holding, order)
-    await held(order)
     assert owner.pid is not None
-    os.kill(owner.pid, signal.SIGSTOP)  # it can hear nothing
+    await asyncio.to_thread(pause, order)  # it can hear nothing
     runtime = runtime_without_deps(order)
     canceling = asyncio.create_task((await runtime.get_run(order.run_id)).cancel())
     store = SQLiteStore(order.store)
     while not await store.messages(order.run_id):  # noqa: ASYNC110
         await asyncio.sleep(0.005)
     os.kill(owner.pid, signal.SIGKILL)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         result = await canceling
     await runtime.aclose()
 
@@ -158,9 +164,8 @@ async def test_a_run_whose_process_dies_while_it_is_told_to_cancel_is_ended_by_w
 def test_an_owner_that_was_paused_while_its_run_was_canceled_writes_nothing_and_stops(tmp_path: Path) -> None:
     order = Order(tmp_path, lease=LEASE)
     owner = launch(start_holding, order)
-    wait_for_lines(order.folder / "held.jsonl", 1)
     assert owner.pid is not None
-    os.kill(owner.pid, signal.SIGSTOP)
+    pause(order)
     canceling = launch(cancel_holding, order)
     assert finish(canceling) == 0
     as_it_was = outcome_of(order)
@@ -181,6 +186,7 @@ def test_a_run_that_was_told_to_cancel_and_then_died_is_not_run_on_by_who_takes_
     assert finish(launch(start_holding, order)) == -signal.SIGKILL
     asyncio.run(tell_to_cancel(order))
     (tmp_path / "go").touch()
+    wait_until_dead(order)
     heir = launch(take_over, replace(order, kill=None))
     state = ended(order)
     heir.terminate()
@@ -199,7 +205,7 @@ async def tell_to_cancel(order: Order) -> None:
 
 def ended(order: Order) -> RunState:
     """Return the state of a run once it has ended."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while not (state := outcome_of(order).state).ended:
         assert time.monotonic() < deadline, state.status
         time.sleep(0.01)
@@ -211,9 +217,7 @@ def canceled(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """A run that was canceled after its process had died with all kinds of waits open."""
     order = Order(tmp_path_factory.mktemp("doomed"), lease=LEASE)
     assert finish(launch(start_doomed, order)) == -signal.SIGKILL
-    began = time.monotonic()
     assert finish(launch(cancel_dead, order)) == 0, order.errors.read_text()
-    assert time.monotonic() - began < 10
     return outcome_of(order)
 
 
