@@ -87,6 +87,8 @@ class Replay:
             and (isinstance(outcome, Bailed | Canceled) or (isinstance(outcome, Failed) and not keep_going))
         ]
         decisive = min(stopping, key=lambda each: each[0])[1] if stopping else None
+        if decisive is None and any(isinstance(each, Canceled) for each in outcomes):
+            raise Unheard("all were stopped before each of them had begun")
         return Joined(outcomes, decisive)
 
     async def _forked(self, fork: Fork) -> Outcome:
