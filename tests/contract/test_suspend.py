@@ -574,7 +574,7 @@ async def test_an_answer_that_comes_while_another_arm_still_runs_counts_and_is_v
     await until(stream, "step-suspended")
 
     with pytest.raises(InvalidInput, match="approved"):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await run.resume({"by": "ada"})
     answering = asyncio.create_task(run.resume({"approved": True, "by": "ada"}))
     await turns()
@@ -644,14 +644,14 @@ async def test_a_suspended_step_has_no_result_until_it_is_answered() -> None:
 
 
 async def test_a_suspended_run_holds_no_task_and_no_thread() -> None:
-    tasks, threads = asyncio.all_tasks(), threading.active_count()
+    tasks, threads = asyncio.all_tasks(), set(threading.enumerate())
     runs = [await suspended() for _ in range(5)]
     flow = Workflow("flow", input=list[int]).foreach(Workflow("nested", input=int).then(approve), concurrency=3)
     runs.append(await suspended(flow, [1, 2, 3]))
     await turns()
 
     assert asyncio.all_tasks() == tasks
-    assert threading.active_count() == threads
+    assert set(threading.enumerate()) <= threads  # those of tests before this one may end meanwhile
     assert len(runs) == 6
 
 
