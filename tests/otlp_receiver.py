@@ -177,7 +177,7 @@ class OtlpReceiver:
         with self._arrived:
             return [record for group in self.resource_logs for record in _logs_of(group)]
 
-    def wait_for(self, predicate: Callable[[list[ReceivedSpan]], bool], timeout: float = 10.0) -> list[ReceivedSpan]:
+    def wait_for(self, predicate: Callable[[list[ReceivedSpan]], bool], timeout: float = 100.0) -> list[ReceivedSpan]:
         """Return the spans as soon as ``predicate`` holds for them; raise ``TimeoutError`` after ``timeout`` s."""
         deadline = time.monotonic() + timeout
         with self._arrived:
@@ -187,7 +187,7 @@ class OtlpReceiver:
                     raise TimeoutError(f"Not the spans waited for within {timeout} s. Received {len(spans)}: {names}.")
         return spans
 
-    def wait_for_requests(self, number: int, timeout: float = 30.0) -> None:
+    def wait_for_requests(self, number: int, timeout: float = 100.0) -> None:
         """Return when so many requests came, refused ones included."""
         with self._arrived:
             if not self._arrived.wait_for(lambda: self.requests >= number, timeout):

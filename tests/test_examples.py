@@ -64,7 +64,7 @@ def run(name: str, *arguments: str | Path, answers: str = "", **variables: str) 
         input=answers,
         capture_output=True,
         encoding="utf-8",
-        timeout=50,
+        timeout=200,
     )
     return Done(done.returncode, done.stdout, done.stderr)
 
@@ -316,7 +316,7 @@ def test_quickstart_ends_its_trace_in_order_on_ctrl_c(tmp_path: Path) -> None:
         assert process.stdout is not None
         seen = next(line for line in process.stdout if "read[0]" in line)  # events come live
         process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=50)
+        output, errors = process.communicate(timeout=200)
     done = Done(process.returncode, seen + output, errors)
     assert done.status == 130
     assert done.tree.startswith("invoke_workflow answer_from_docs  [canceled]\n")
@@ -335,7 +335,7 @@ def test_quickstart_keeps_quiet_when_its_reader_leaves(docs: Path) -> None:
             stdout=broken,
             stderr=subprocess.PIPE,
             encoding="utf-8",
-            timeout=50,
+            timeout=200,
         )
     assert "Traceback" not in done.stderr
     assert done.returncode == 0
@@ -404,14 +404,14 @@ def server() -> Iterator[tuple[str, OtlpReceiver]]:
             address = next(found[0] for line in process.stderr if (found := re.search(r"http://127.0.0.1:\d+", line)))
             yield address, receiver
             process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=50)
+            _, errors = process.communicate(timeout=200)
     assert process.returncode == 0
     assert "Traceback" not in errors
 
 
 def post(address: str, body: str, **headers: str) -> dict[str, str]:
     request = Request(f"{address}/greetings", body.encode(), {key.replace("_", "-"): headers[key] for key in headers})
-    with urlopen(request, timeout=20) as response:
+    with urlopen(request, timeout=100) as response:
         return json.load(response)
 
 

@@ -29,7 +29,7 @@ def python(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-W", "error", *map(str, arguments)],
         capture_output=True,
         encoding="utf-8",
-        timeout=50,
+        timeout=200,
         cwd=ROOT,
     )
 
@@ -101,7 +101,7 @@ def test_the_doctor_says_of_a_wrong_protocol_what_the_readme_shows(tmp_path: Pat
             [sys.executable, "-W", "error", "-m", "spanflow", "doctor", "--send"],
             capture_output=True,
             encoding="utf-8",
-            timeout=50,
+            timeout=200,
             env={**environment, "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint},
         )
         printed = done.stdout.replace(receiver.endpoint.removeprefix("http://"), "localhost:4317")

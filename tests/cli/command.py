@@ -71,7 +71,7 @@ class Spanflow:
             self.line(*arguments),
             capture_output=True,
             encoding="utf-8",
-            timeout=100,
+            timeout=200,
             cwd=self.folder,
             env=self.environment(**more),
         )

@@ -7,15 +7,6 @@ import pytest
 from spanflow import SQLiteStore
 from tests.cli.command import Spanflow, some_runs
 
-HERE = Path(__file__).parent
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give tests that call the command several times, each in a process of its own, the time for that."""
-    for item in items:
-        if item.path.parent == HERE and item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(240))
-
 
 @pytest.fixture
 def empty(tmp_path: Path) -> Spanflow:

@@ -151,7 +151,7 @@ def test_ctrl_c_leaves_a_run_that_can_be_gone_on_with_at_once(empty: Spanflow) -
         while "step-start" not in (line := resuming.stderr.readline()):
             assert line
         resuming.send_signal(signal.SIGINT)
-        out, err = resuming.communicate(timeout=30)
+        out, err = resuming.communicate(timeout=100)
     assert (resuming.returncode, out) == (130, "")
     assert err == "Stopped. Run r-9 is kept as it stands: spanflow resume r-9 goes on with it.\n"
     (empty.folder / "go").touch()
@@ -271,4 +271,4 @@ def test_a_run_that_executes_elsewhere_is_canceled_there(empty: Spanflow, tmp_pa
         done = empty("cancel", "r-9")
         assert done.code == 0, done.err
         assert "status    canceled" in done.lines
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=100) == 0

@@ -182,8 +182,8 @@ def test_a_run_that_executes_elsewhere_is_followed_to_its_end(empty: Spanflow) -
         with following:
             before = read_until(following, "step-start      wait_for_file")
             file.touch()
-            out, err = following.communicate(timeout=30)
-        assert process.wait(timeout=30) == 0
+            out, err = following.communicate(timeout=100)
+        assert process.wait(timeout=100) == 0
     assert (following.returncode, err) == (0, "")
     assert len(before) == 2
     assert 'finish          -  success "it is there"' in out
@@ -201,10 +201,10 @@ def test_leaving_a_run_by_ctrl_c_is_quiet_and_does_it_no_harm(empty: Spanflow) -
         with empty.start("show", "r-9", "--follow", "--json") as following:
             read_until(following, '"step-start"')
             following.send_signal(signal.SIGINT)
-            out, err = following.communicate(timeout=30)
+            out, err = following.communicate(timeout=100)
         assert (following.returncode, out, err) == (130, "", "")
         file.touch()
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=100) == 0
     assert empty("show", "r-9", "--json").json["result"] == "it is there"
 
 
@@ -223,7 +223,12 @@ def test_a_run_whose_process_was_killed_says_so_once_its_lease_is_over(empty: Sp
 def test_a_reader_that_leaves_is_no_error(spanflow: Spanflow) -> None:
     shell = f"{' '.join(spanflow.line('show', 'r-1', '--events'))} | head -n 1"
     done = subprocess.run(
-        ["sh", "-c", shell], capture_output=True, text=True, env=spanflow.environment(), cwd=spanflow.folder, timeout=50
+        ["sh", "-c", shell],
+        capture_output=True,
+        text=True,
+        env=spanflow.environment(),
+        cwd=spanflow.folder,
+        timeout=200,
     )
     assert done.stdout == EVENTS.partition("\n")[0] + "\n"
     assert "Traceback" not in done.stderr

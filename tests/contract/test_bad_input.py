@@ -202,7 +202,7 @@ async def test_metadata_that_contains_itself_does_not_hang_a_run() -> None:
     metadata: dict[str, Any] = {"user.id": "u-42"}
     metadata["self"] = metadata
     run = await ORDERS.create_run()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         assert (await run.start(Order(items=[]), tracing_options=TracingOptions(metadata=metadata))).unwrap() == 0
 
 

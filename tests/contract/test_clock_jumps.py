@@ -78,7 +78,7 @@ async def test_a_clock_that_is_set_while_steps_run_makes_no_time_negative(
     inner = Workflow("inner", input=int).then(second)
     flow = Workflow("flow", input=list[int]).foreach(first).map(sum).then(inner).sleep(0.01)
     run = await flow.create_run(clock=clock)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         result = await run.start([1, 2])
 
     assert result.unwrap() == 3
@@ -96,7 +96,7 @@ async def test_a_clock_that_is_set_while_a_run_is_suspended_makes_no_time_negati
         return number * await ctx.suspend("?", resume=int)
 
     flow = Workflow("flow", input=int).then(ask).sleep(0.01)
-    async with Runtime(workflows=[flow], clock=clock) as runtime, asyncio.timeout(20):
+    async with Runtime(workflows=[flow], clock=clock) as runtime, asyncio.timeout(30):
         run: Run[Any, Any] = await runtime.create_run(flow)
         await run.start(2)
         clock.set_by += jump
@@ -116,7 +116,7 @@ async def test_an_event_is_waited_for_as_long_as_was_said_wherever_the_clock_goe
 
     flow = Workflow("flow", input=int).then(turn_back).wait_for_event("news", payload=str, timeout=0.05)
     run = await flow.create_run(clock=clock)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         result = await run.start(1)
 
     assert result.status == "failed"

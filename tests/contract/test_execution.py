@@ -172,7 +172,7 @@ async def test_a_step_that_runs_into_the_end_of_an_iterator_fails_and_does_not_h
 
     flow = Workflow("flow", input=list[int])
     run = await (flow.then(first_async) if is_async else flow.then(first_plain)).create_run()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         result = await run.start([])
     assert result.status == "failed"
 

@@ -139,7 +139,7 @@ PLACES: dict[str, Callable[[Any], Workflow[Any, Any]]] = {
 @pytest.mark.parametrize("place", list(PLACES))
 async def test_bail_ends_the_whole_run_from_anywhere(place: str, how: str) -> None:
     run = await PLACES[place](leaving(how)).create_run()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         result = await run.start(7)
     assert (result.status, result.result) == ("success", "bye")
     assert result.error is None
@@ -152,7 +152,7 @@ async def test_bail_ends_the_whole_run_from_anywhere(place: str, how: str) -> No
 @pytest.mark.parametrize("place", list(PLACES))
 async def test_abort_cancels_the_whole_run_from_anywhere(place: str, how: str) -> None:
     run = await PLACES[place](leaving(how)).create_run()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         result = await run.start(7)
     assert (result.status, result.result) == ("canceled", None)
     with pytest.raises(RunCanceled):
@@ -185,7 +185,7 @@ async def test_no_queued_item_starts_after_a_bail() -> None:
 
 
 async def canceled(run: Run[Any, Any]) -> WorkflowResult[Any]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         result = await run.cancel()
     assert result.status == "canceled"
     events = await recorded(run)

@@ -351,7 +351,7 @@ async def test_values_reach_the_reader_while_the_tool_still_runs() -> None:
 
     run = await call(lambda: slow(topic="x")).create_run()
     stream = await run.stream(None)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert (await until(stream, "tool-call-delta")).payload.delta == "first"
     go.set()
     assert (await stream.get_workflow_state()).unwrap() == "second"
@@ -531,7 +531,7 @@ async def test_a_plain_def_tool_that_runs_into_the_end_of_an_iterator_does_not_h
         return next(iter(values))
 
     run = await Workflow("flow", input=list[int]).then(first).create_run()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert (await run.start([])).status == "failed"
 
 

@@ -24,7 +24,7 @@ from spanflow.events import Entry
 from spanflow.ports import RunRecord, Store
 
 RUN_ID = "r-1"
-PATIENCE = 50.0  # s that tests wait for what another process does in a fraction of one
+PATIENCE = 100.0  # s that tests wait for what another process does in a fraction of one
 POSTGRES_AT_ONCE = 2  # connections of a process: many processes share a server
 
 

@@ -30,7 +30,7 @@ class Command:
 
     def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.line(*arguments), capture_output=True, encoding="utf-8", timeout=50, env=self.environment()
+            self.line(*arguments), capture_output=True, encoding="utf-8", timeout=200, env=self.environment()
         )
 
     def start_and_kill(self) -> str:

@@ -60,12 +60,12 @@ def test_a_run_is_found_within_two_seconds_of_its_start(
     workflow: str, collector: Collector, search: Search, service: str
 ) -> None:
     taken: list[float] = []
-    for attempt in range(3):  # other work on this machine takes its time, too; the fastest tells what we take
+    for attempt in range(10):  # other work on this machine takes its time, too; the fastest tells what we take
         with launched(collector, f"{service}-{attempt}", workflow) as process:
             taken.append(seconds_until_found(search, f"{service}-{attempt}", told(process)))
         if taken[-1] < SOON:
             return
-    raise AssertionError(f"It took {taken} s, and that three times.")
+    raise AssertionError(f"It took {taken} s, each time more than {SOON:g}.")
 
 
 def test_what_a_suspended_run_has_done_is_seen_before_it_goes_on(

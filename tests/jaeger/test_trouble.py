@@ -128,19 +128,18 @@ async def main():
 
 with configure_tracing() as setup:
     trace_id, counts = asyncio.run(main())
-    facts = {"trace_id": trace_id, "dropped": counts.spans_dropped, "spans": counts.spans, "flushed": setup.flush(60)}
+    facts = {"trace_id": trace_id, "dropped": counts.spans_dropped, "spans": counts.spans, "flushed": setup.flush(200)}
     print(json.dumps(facts), flush=True)
 """
 
 
-@pytest.mark.timeout(240)  # 25 s where nobody else works
 def test_a_hundred_thousand_items_arrive_in_jaeger(own: Collector, search: Search, service: str) -> None:
     with running(WIDE, OTEL_SERVICE_NAME=service, **own.environment) as process:
         facts = told(process)
-        assert process.wait(60) == 0
+        assert process.wait(200) == 0
     assert (facts["flushed"], facts["dropped"]) == (True, 0)
     trace_id, spans = facts["trace_id"], facts["spans"]
-    eventually(lambda: len(search.trace(trace_id, raw=True).spans) == spans, timeout=90)
+    eventually(lambda: len(search.trace(trace_id, raw=True).spans) == spans, timeout=200)
     trace = search.trace(trace_id, raw=True)
     ids = {span.context.span_id for span in trace.spans}
     assert len(ids) == len(trace.spans) == spans

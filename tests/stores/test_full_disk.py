@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 def fill(path: Path) -> str:
     """Return what the run's own process said of it."""
     line = [sys.executable, "-m", "tests.stores.filling", str(path)]
-    return subprocess.run(line, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=50, check=True).stdout
+    return subprocess.run(line, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=200, check=True).stdout
 
 
 async def test_a_run_that_finds_the_disk_full_fails_clearly_and_goes_on_when_there_is_room(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 
-import pytest
 from pydantic import BaseModel
 
 from spanflow import Runtime, StepContext, Workflow, step
@@ -26,7 +25,6 @@ async def compare(text: str, ctx: StepContext) -> bool:
     return hashlib.sha256(text.encode()).hexdigest() == digest.wanted
 
 
-@pytest.mark.timeout(180)
 async def test_a_payload_of_50_mb_is_there_for_whoever_goes_on_with_the_run(open_durable: Open) -> None:
     workflow = Workflow("mirror", input=int).then(download).then(compare)
     async with Runtime(open_durable(), workflows=[workflow]) as first:

@@ -60,7 +60,7 @@ def writer(what: str, path: Path, *arguments: str) -> Generator[subprocess.Popen
 def said(what: str, path: Path, *arguments: str) -> list[str]:
     """What a process said until its end."""
     with writer(what, path, *arguments) as process:
-        output, errors = process.communicate(timeout=45)
+        output, errors = process.communicate(timeout=200)
         assert process.returncode == 0, errors
     return output.splitlines()
 
@@ -388,7 +388,7 @@ class TestManyUsers:
                 process.stdin.write("\n")
                 process.stdin.flush()
             for process in (a, b, c):
-                output, errors = process.communicate(timeout=45)
+                output, errors = process.communicate(timeout=200)
                 assert output == "created\n", errors
         assert_sound(path)
 
@@ -399,7 +399,7 @@ class TestManyUsers:
                 assert process.stdin is not None
                 process.stdin.write("\n")
                 process.stdin.flush()
-            won = [int(process.communicate(timeout=45)[0]) for process in (one, other)]
+            won = [int(process.communicate(timeout=200)[0]) for process in (one, other)]
 
         entries = await everything(SQLiteStore(path))
 

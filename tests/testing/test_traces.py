@@ -507,4 +507,4 @@ def test_time_is_not_waited_for() -> None:
         for _ in range(100):
             tracer().start_span("quick").end()
     assert len(traces.spans) == 100
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 4.0  # five is how long the SDK lets spans wait for others

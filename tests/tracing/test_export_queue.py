@@ -86,7 +86,7 @@ def test_flush_says_what_was_not_taken_and_keeps_its_time() -> None:
     emit(tracing(queue), 5)
     begin = time.monotonic()
     assert queue.force_flush(20) is False
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < 10
     queue.close(0.01)
 
 
@@ -109,7 +109,7 @@ def test_nobody_waits_longer_than_the_patience_for_what_takes_nothing() -> None:
     queue = queue_to(gate)
     begin = time.monotonic()
     emit(tracing(queue), 1000)
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 20  # to wait for each span would take minutes
     assert queue.lost["queue_full"] >= 1000 - 100 - 10
     queue.close(0.01)
     assert queue.lost.total() == 1000
@@ -143,7 +143,7 @@ async def test_a_run_waits_until_there_is_room_again() -> None:
     await asyncio.sleep(0)
     assert not waiting.done()
     gate.opened.set()
-    await asyncio.wait_for(waiting, 10)
+    await asyncio.wait_for(waiting, 30)
     assert not queue.crowded
     await asyncio.to_thread(queue.close)
 
@@ -163,7 +163,7 @@ async def test_a_run_waits_no_longer_than_the_patience() -> None:
     queue = queue_to(gate)
     tracer = tracing(queue)
     emit(tracer, 70)
-    await asyncio.wait_for(queue.room(), 5)
+    await asyncio.wait_for(queue.room(), 30)
     emit(tracer, 1)
     assert not queue.crowded  # from here on nobody waits, until something is taken
     gate.verdict = SENT

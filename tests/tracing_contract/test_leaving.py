@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import closing
 from socket import create_server
 from textwrap import dedent
@@ -28,6 +27,11 @@ async def run():
     return (await (await Workflow("one", input=int).then(item).create_run()).start(1)).unwrap()
 
 setup = configure_tracing()
+"""
+
+TIMED = """
+import atexit, time
+atexit.register(lambda: show(took=time.monotonic() - ends))  # registered first, called last
 """
 
 
@@ -55,7 +59,7 @@ RUN = ["invoke_workflow one", "step item"]
 )
 def test_what_is_queued_arrives_however_the_process_ends(protocol: WireProtocol, ending: str, code: int) -> None:
     with OtlpReceiver(protocol) as receiver:
-        in_process_within(30, f"{ONE_RUN}asyncio.run(run())\n{ending}", receiver.environment, code)
+        in_process_within(200, f"{ONE_RUN}asyncio.run(run())\n{ending}", receiver.environment, code)
         assert names_of(receiver) == RUN
 
 
@@ -69,7 +73,7 @@ def test_a_terminated_event_loop_leaves_nothing_behind(protocol: WireProtocol) -
 
         asyncio.run(main())
         """
-        in_process_within(30, ONE_RUN + dedent(script), receiver.environment, -signal.SIGTERM)
+        in_process_within(200, ONE_RUN + dedent(script), receiver.environment, -signal.SIGTERM)
         assert names_of(receiver) == RUN
 
 
@@ -79,7 +83,7 @@ def test_a_handler_of_the_application_for_sigterm_is_left_alone() -> None:
             "import signal, ", "import "
         )
         script = f"import signal, sys\n{script}asyncio.run(run())\nsignal.raise_signal(signal.SIGTERM)"
-        in_process_within(30, script, receiver.environment, 7)
+        in_process_within(200, script, receiver.environment, 7)
         assert names_of(receiver) == RUN
 
 
@@ -186,7 +190,7 @@ def test_processes_of_multiprocessing_export_what_they_run(
     kept = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}
     with OtlpReceiver(protocol) as receiver:
         environment = {**kept, **receiver.environment}
-        done = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True, timeout=50)
+        done = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True, timeout=200)
         assert (done.returncode, done.stderr) == (0, "")
         assert names_of(receiver) == sorted(RUN * 5)
 
@@ -199,10 +203,8 @@ def test_a_dead_back_end_delays_the_end_of_a_process_by_a_bounded_time(protocol:
         if what == "closed":
             server.close()
         endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}", "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
-        script = "show(ends=time.time())"
-        ended = in_process_within(30, f"{ONE_RUN}asyncio.run(run())\n{script}", endpoint)
-        took = time.time() - ended.facts["ends"]
-    assert took < (4 if what == "closed" else 8)  # 1 and 5 s, and what a busy machine adds
+        ended = in_process_within(200, f"{TIMED}{ONE_RUN}asyncio.run(run())\nends = time.monotonic()", endpoint)
+    assert ended.facts["took"] < (4.5 if what == "closed" else 12)  # 1 and 5 s, and what a busy machine adds
     assert "2 of 2 spans were dropped: 2 were left when tracing was shut down." in ended.stderr
     cause = "nothing listens on" if what == "closed" else "it does not answer in time"
     assert ended.stderr.count(f"http://127.0.0.1:{port}") == ended.stderr.count(cause) == 1
@@ -212,8 +214,8 @@ def test_a_dead_back_end_delays_the_end_of_a_process_by_a_bounded_time(protocol:
 def test_nothing_to_export_costs_the_end_of_a_process_nothing() -> None:
     with closing(create_server(("127.0.0.1", 0))) as server:
         endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{server.getsockname()[1]}"}
-        ended = in_process(f"{ONE_RUN}show(ends=time.time())", **endpoint)
-        assert time.time() - ended.facts["ends"] < 4
+        ended = in_process(f"{TIMED}{ONE_RUN}ends = time.monotonic()", **endpoint)
+    assert ended.facts["took"] < 4  # it does not answer, for which five are given
     assert ended.stderr == ""
 
 
@@ -236,5 +238,5 @@ def test_flush_tells_whether_the_back_end_took_the_spans_and_keeps_its_timeout(p
         """
         ended = in_process(ONE_RUN + dedent(script), **receiver.environment)
         assert ended.facts["first"] is True
-        assert ended.facts["took"] < 1
+        assert ended.facts["took"] < 4  # five, if it were not told
         assert names_of(receiver) == sorted(RUN * 2)

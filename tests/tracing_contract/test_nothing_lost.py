@@ -32,10 +32,9 @@ def deaf() -> Generator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-@pytest.mark.timeout(120)
 def test_a_hundred_thousand_items_in_a_tight_loop_arrive_complete() -> None:
     with OtlpReceiver("http/protobuf") as receiver:
-        found = flood(100_000, receiver.environment, timeout=110)
+        found = flood(100_000, receiver.environment, timeout=280)
         assert (found.status, found.dropped, found.lines) == ("success", 0, [])
         assert receiver.count() == found.spans
 
@@ -154,8 +153,8 @@ def test_a_receiver_that_is_down_costs_a_run_a_bounded_delay_and_all_is_counted(
     found = flood(5_000, {**nowhere(protocol), **SMALL_QUEUE})
     assert found.status == "success"
     assert 1_000 <= found.spans - found.dropped <= 1_203  # what is queued and in hand: nobody knows yet that it is lost
-    assert found.seconds < 5 + 5
-    assert found.exit < 4
+    assert found.seconds < 5 + 40  # once; for each batch it would be a hundred
+    assert found.exit < 9  # a second, and not the ten that it may take
     assert found.logged == [(found.spans, found.spans)]
     cause, total = found.lines
     assert "do not get through" in cause
@@ -166,9 +165,9 @@ def test_a_receiver_that_is_down_costs_a_run_a_bounded_delay_and_all_is_counted(
 def test_a_small_run_is_not_delayed_by_a_receiver_that_is_down(protocol: WireProtocol) -> None:
     found = flood(10, nowhere(protocol))
     assert found.dropped == 0
-    assert found.seconds < 1
+    assert found.seconds < 4  # nobody has waited for the back end: that takes five
     assert found.logged == [(found.spans, found.spans)]
-    assert found.exit < 4
+    assert found.exit < 9
 
 
 def test_a_receiver_that_never_answers_costs_a_bounded_delay(protocol: WireProtocol) -> None:
@@ -176,8 +175,8 @@ def test_a_receiver_that_never_answers_costs_a_bounded_delay(protocol: WireProto
         variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
         found = flood(3_000, {**variables, **SMALL_QUEUE})
     assert (found.status, found.logged) == ("success", [(found.spans, found.spans)])
-    assert found.seconds < 5 + 5
-    assert found.exit < 5 + 4
+    assert found.seconds < 5 + 40
+    assert found.exit < 5 + 4.5
 
 
 REFUSALS = [

@@ -371,7 +371,7 @@ async def test_a_base_exception_of_the_users_fails_step_and_run(traces: Traces) 
         raise Stop("at once")
 
     run = await workflow().then(give_up).create_run()
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         result = await run_to_end(run, 1, traces)
     assert result.status == "failed"
     assert [(name, message) for name, _, message in recorded(traces)] == [("step give_up", "at once")]
