@@ -1,52 +1,24 @@
 """A run is found while it runs, while it waits, and after its process has died, and it is one trace whoever ends it."""
 
-import json
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.jaeger.programs import ROOT, Collector, eventually
+from tests.jaeger.programs import Collector, eventually
 from tests.jaeger.search import Search
+from tests.jaeger.talking import Process, go_on, talking, told
 from tests.tracing_contract.processes import in_process
 
 SOON = 2.0  # s
 
 
-@contextmanager
-def launched(collector: Collector, service: str, *arguments: str) -> Generator["subprocess.Popen[str]"]:
-    """A process that says what it has begun on stdout. It goes on when it gets a line."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}
-    process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "tests.jaeger.live", *arguments],
-        cwd=ROOT,
-        env={**kept, "OTEL_SERVICE_NAME": service, **collector.environment},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        encoding="utf-8",
-    )
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def told(process: "subprocess.Popen[str]") -> dict[str, Any]:
-    assert process.stdout is not None
-    return json.loads(process.stdout.readline())
-
-
-def go_on(process: "subprocess.Popen[str]") -> None:
-    assert process.stdin is not None
-    process.stdin.write("\n")
-    process.stdin.flush()
+def launched(collector: Collector, service: str, *arguments: str) -> AbstractContextManager[Process]:
+    """Have a process of `live` do something."""
+    variables = {"OTEL_SERVICE_NAME": service, **collector.environment}
+    return talking("-m", "tests.jaeger.live", *arguments, **variables)
 
 
 def seconds_until_found(search: Search, service: str, facts: dict[str, Any]) -> float:

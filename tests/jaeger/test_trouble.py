@@ -1,18 +1,13 @@
 """A Collector goes away, comes back, or is not what was meant; no run fails for it, and nothing is lost."""
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.jaeger.programs import ROOT, Collector, Jaeger, eventually
+from tests.jaeger.programs import Collector, Jaeger, eventually
 from tests.jaeger.search import Search
+from tests.jaeger.talking import go_on, talking, told
 from tests.tracing_contract.processes import in_process
 
 PHASES = """
@@ -51,41 +46,11 @@ def own(jaeger: Jaeger, tmp_path: Path) -> Generator[Collector]:
         yield running
 
 
-@contextmanager
-def running(script: str, **variables: str) -> Generator["subprocess.Popen[str]"]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}
-    process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", script],
-        cwd=ROOT,
-        env={**kept, **variables},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-    )
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def told(process: "subprocess.Popen[str]") -> dict[str, Any]:
-    assert process.stdout is not None
-    return json.loads(process.stdout.readline())
-
-
-def go_on(process: "subprocess.Popen[str]") -> None:
-    assert process.stdin is not None
-    process.stdin.write("\n")
-    process.stdin.flush()
-
-
 @pytest.mark.parametrize("ending", ["stop", "kill"])
 def test_a_collector_that_is_away_for_a_part_of_a_run_costs_no_span(
     ending: str, own: Collector, search: Search, service: str
 ) -> None:
-    with running(PHASES, OTEL_SERVICE_NAME=service, **own.environment) as process:
+    with talking("-c", PHASES, OTEL_SERVICE_NAME=service, **own.environment) as process:
         assert told(process) == {}
         # What a Collector has taken and not handed on dies with it; this is about what it has not taken. So all of the
         # first phase has to have passed: the items, the foreach around them, and what announces the run.
@@ -134,7 +99,7 @@ with configure_tracing() as setup:
 
 
 def test_a_hundred_thousand_items_arrive_in_jaeger(own: Collector, search: Search, service: str) -> None:
-    with running(WIDE, OTEL_SERVICE_NAME=service, **own.environment) as process:
+    with talking("-c", WIDE, OTEL_SERVICE_NAME=service, **own.environment) as process:
         facts = told(process)
         assert process.wait(200) == 0
     assert (facts["flushed"], facts["dropped"]) == (True, 0)

@@ -16,7 +16,7 @@ from spanflow.tracing.ids import pinned_trace
 from spanflow.tracing.metadata import clean, flatten
 from spanflow.tracing.options import TracingContext, TracingOptions
 from spanflow.tracing.record import UNTRACED, TraceRecord
-from spanflow.tracing.source import current_source
+from spanflow.tracing.source import Source, current_source
 from spanflow.tracing.spans import Link, RunSpans, Scope
 
 
@@ -136,13 +136,7 @@ def open_run(
     source = current_source()
     if source is None:
         return Untraced(run_id, TraceRecord(metadata=dict(options.metadata)))
-    spans = RunSpans(
-        source,
-        run_id,
-        hide_input=options.hide_input,
-        hide_output=options.hide_output,
-        max_step_spans=options.max_step_spans,
-    )
+    spans = _spans_of(source, run_id, options)
     attributes = _root_attributes(run_id, workflow_id, options, runtime_context)
     parent = _parent(options, tracing_context)
     name = f"invoke_workflow {workflow_id}"
@@ -181,13 +175,7 @@ def open_travelled(run_id: str, workflow_id: str, first: TraceRecord, came_from:
     source = current_source()
     if source is None:
         return Untraced(run_id, TraceRecord(metadata=first.metadata))
-    spans = RunSpans(
-        source,
-        run_id,
-        hide_input=first.hide_input,
-        hide_output=first.hide_output,
-        max_step_spans=first.max_step_spans,
-    )
+    spans = _spans_of(source, run_id, first)
     attributes = _root_attributes(run_id, workflow_id, TracingOptions(metadata=first.metadata), {})
     attributes |= first.attributes
     attributes |= {names.RUN_ID: run_id, names.TRAVELLED_RUN_ID: came_from[0], names.TRAVELLED_PATH: came_from[1]}
@@ -215,13 +203,7 @@ def reopen_run(run_id: str, record: TraceRecord, *, announced: bool, steps_run: 
     source = current_source()
     if source is None or record.trace_id is None or record.span_id is None:
         return Untraced(run_id, record)
-    spans = RunSpans(
-        source,
-        run_id,
-        hide_input=record.hide_input,
-        hide_output=record.hide_output,
-        max_step_spans=record.max_step_spans,
-    )
+    spans = _spans_of(source, run_id, record)
     spans.steps = steps_run
     state = TraceState.from_header([record.trace_state]) if record.trace_state else TraceState()
     trace_id, flags = int(record.trace_id, 16), TraceFlags(record.trace_flags)
@@ -245,13 +227,7 @@ def open_linked(run_id: str, before: TraceRecord, resumed_by: Sequence[Link], nu
     source = current_source()
     if source is None or before.traceparent is None:
         return Untraced(run_id, before)
-    spans = RunSpans(
-        source,
-        run_id,
-        hide_input=before.hide_input,
-        hide_output=before.hide_output,
-        max_step_spans=before.max_step_spans,
-    )
+    spans = _spans_of(source, run_id, before)
     links = [before.traceparent, *(_traceparent(link.context) for link in resumed_by)]
     record = replace(before, started_at=at, links=tuple(links))
     span = spans.start(record.name, Context(), spans.ids.derive("", number), record.attributes, at, _links(record))
@@ -270,6 +246,16 @@ def open_tool(name: str, attributes: dict[str, Any]) -> Scope:
     spans.pins = False
     parent, at = context_api.get_current(), time.time_ns()
     return Scope(spans, spans.start(name, parent, 0, attributes, at), parent, at)
+
+
+def _spans_of(source: Source, run_id: str, asked: TracingOptions | TraceRecord) -> RunSpans:
+    return RunSpans(
+        source,
+        run_id,
+        hide_input=asked.hide_input,
+        hide_output=asked.hide_output,
+        max_step_spans=asked.max_step_spans,
+    )
 
 
 def _parent(options: TracingOptions, tracing_context: TracingContext | None) -> Context:
