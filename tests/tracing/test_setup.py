@@ -9,8 +9,10 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.resources import Resource
 
 from spanflow.errors import SpanflowError
+from spanflow.tracing.provider import resource_of
 from spanflow.tracing.setup import configure_tracing
 from tests.otlp_receiver import OtlpReceiver, WireProtocol
 
@@ -134,6 +136,12 @@ def test_the_resource_names_service_host_process_and_instance() -> None:
     assert shown["host.name"]
     assert shown["service.instance.id"]
     assert shown["deployment.environment.name"] == "test"
+
+
+def test_the_resource_is_the_same_key_as_one_of_the_sdk() -> None:
+    for described in (resource_of("shop"), resource_of(None).merge(Resource({"process.pid": 1}))):
+        plain = Resource(described.attributes, described.schema_url)
+        assert (hash(described), described) == (hash(plain), plain)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 from spanflow.events import Entry, Envelope
 
 _BLOCK = 256  # events; few, since packing them takes a fraction of a millisecond, and the event loop waits for it
-_LATEST = 1024  # events that are not packed: all that short runs have, and what readers ask for
+_LATEST = 256  # events that are not packed: all that short runs have. Few, since the garbage collector visits each
 
 _Shape = tuple[type[Envelope], tuple[str, ...]]
 """What many events share: their kind, and the names of what they say."""

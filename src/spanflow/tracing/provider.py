@@ -25,6 +25,20 @@ _LOG_SIZES = (2_048, 512)  # the SDK's own
 _SCHEDULE_DELAY = 1_000  # ms
 
 
+class _Described(Resource):
+    """A resource that knows its hash. The OTLP encoder asks for it with each span, and the SDK writes JSON to tell."""
+
+    def __init__(self, resource: Resource) -> None:
+        super().__init__(resource.attributes, resource.schema_url)
+        self._hash = super().__hash__()
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def merge(self, other: Resource) -> Resource:
+        return _Described(super().merge(other))
+
+
 def make_tracer_provider(service_name: str | None, processors: Sequence[SpanProcessor]) -> TracerProvider:
     """Make a tracer provider; sampler and limits come from ``OTEL_TRACES_SAMPLER`` and its like."""
     provider = TracerProvider(resource=resource_of(service_name), shutdown_on_exit=False)  # that hangs; see `leaving`
@@ -133,7 +147,7 @@ def resource_of(service_name: str | None) -> Resource:
     named = service_name
     if named is None and str(described.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
         named = _program_name()
-    return described if named is None else described.merge(Resource({SERVICE_NAME: named}))
+    return _Described(described if named is None else described.merge(Resource({SERVICE_NAME: named})))
 
 
 def _program_name() -> str:
