@@ -143,6 +143,14 @@ def test_the_wrong_protocol_on_a_port_of_a_collector_is_said_once_with_what_to_c
     assert advice in line, line
 
 
+def test_the_port_of_jaegers_page_is_said_once_with_what_to_change(jaeger: Jaeger) -> None:
+    ended = in_process(SMALL, OTEL_EXPORTER_OTLP_ENDPOINT=jaeger.url, OTEL_METRICS_EXPORTER="none")
+    assert ended.facts == {"status": "success", "flushed": False}
+    (line,) = [line for line in ended.stderr.splitlines() if "do not get through" in line]
+    assert "it answers with a web page" in line
+    assert "the port of the receiver, mostly 4318 (HTTP) or 4317 (gRPC)" in line
+
+
 def test_a_jaeger_without_a_collector_takes_the_trace_and_what_it_does_not_take_is_said(jaeger: Jaeger) -> None:
     variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{jaeger.otlp}", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
     ended = in_process(SMALL, **variables)

@@ -178,6 +178,13 @@ def test_a_redirection_is_named_with_its_place() -> None:
     assert "answers 308 Moved, to 'https://elsewhere/v1/traces'" in finding.cause
 
 
+def test_a_web_page_is_no_receiver_for_all_its_success() -> None:
+    with listening(b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n\r\n") as endpoint:
+        finding = diagnose(to(endpoint, "http/protobuf"))
+    assert finding.cause == f"{endpoint}/v1/traces answers with a web page"
+    assert "as Jaeger's on port 16686" in finding.advice
+
+
 def test_something_else_on_the_port_is_shown(protocol: Protocol) -> None:
     with listening(b"SSH-2.0-OpenSSH_9.2\r\n") as endpoint:
         assert "answers with b'SSH-2.0-OpenSSH" in diagnose(to(endpoint, protocol)).cause
@@ -218,6 +225,12 @@ def test_a_proxy_that_is_not_there_is_the_cause_unless_the_host_is_exempt(
     assert "no host is called 'proxy.invalid'" in finding.cause
     assert f"Correct {variable}, or add 127.0.0.1 to no_proxy" in finding.advice
     assert "geheim" not in str(finding)
+
+
+def test_a_proxy_that_grpc_cannot_read_is_not_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "nonsense")
+    with OtlpReceiver("grpc") as receiver:
+        assert diagnose(to(receiver.endpoint, "grpc")).ok
 
 
 def test_a_proxy_that_is_there_is_mentioned(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,10 @@
 """What is wrong with where telemetry goes is said once, with what to change, by a program whose runs do not notice."""
 
 import socket
+import threading
 from contextlib import closing
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import certifi
@@ -208,6 +210,30 @@ def test_a_signal_that_a_receiver_refuses_is_said_once_with_how_to_send_none(sig
     (line,) = ended.stderr.splitlines()
     assert line.startswith(f"{words} do not get through to {receiver.endpoint}/v9: it answers 404 Not Found.")
     assert f"set OTEL_{signal}_EXPORTER=none" in line
+
+
+class Page(BaseHTTPRequestHandler):
+    """What is for people answers whatever it is asked, and whatever it is sent."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.end_headers()
+        self.wfile.write(b"<!DOCTYPE html>")
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep test output quiet."""
+
+
+def test_a_web_page_that_answers_with_success_is_said_once_and_what_it_was_sent_is_counted() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,)).start()
+        said = said_by({"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{server.server_port}"})
+        server.shutdown()
+    (line,) = said.causes
+    assert "it answers with a web page. That is for people, as Jaeger's on port 16686: set OTEL_EXPORTER_OTLP_" in line
+    assert sum(int(each.partition(" ")[0]) for each in said.lost) == 8
 
 
 def test_lines_of_another_exporter_are_not_silenced() -> None:

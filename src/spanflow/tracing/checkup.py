@@ -168,7 +168,7 @@ class Checkup:
     def _receiver(self) -> Check:
         to = self.destination
         found = diagnose(to, self._timeout)
-        self._cause = "" if found.ok else found.cause
+        self._cause = "" if found.ok else found.cause.rpartition(" answers ")[2]
         return Check("receiver", found.ok, f"{found.cause}.", found.advice)
 
 

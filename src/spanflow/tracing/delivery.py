@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from spanflow.tracing import metrics
-from spanflow.tracing.diagnosis import diagnose, explain_refusal
+from spanflow.tracing.diagnosis import A_PAGE, diagnose, explain_refusal
 from spanflow.tracing.environment import Destination, Signal
 from spanflow.tracing.hearing import LONGEST_PAUSE, Verdict, hearing, judge
 from spanflow.tracing.wire import Finding
@@ -179,7 +179,9 @@ class _Line:
                 metrics.guarded(made[1].shutdown)
 
     def _explain(self, verdict: Verdict, said: str) -> None:
-        status = said.partition(" ")[0].strip(":")
+        if said.endswith(A_PAGE):
+            said = A_PAGE
+        status = A_PAGE if said == A_PAGE else said.partition(" ")[0].strip(":")
         to = self._destination
         answered = Finding(False, f"it answers {said}", explain_refusal(status, to))
         if verdict.kind == "too_large" and not status.isdecimal() and status != "RESOURCE_EXHAUSTED":

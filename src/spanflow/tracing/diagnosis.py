@@ -56,7 +56,10 @@ def diagnose(to: Destination, timeout: float = 2.0) -> Finding:
 
 
 def explain_refusal(status: str, to: Destination) -> str:
-    """Return what to change when a receiver refuses what is sent with an HTTP status or gRPC code, e.g. ``401``."""
+    """Return what to change when a receiver refuses what is sent with an HTTP status or gRPC code, e.g. ``401``.
+
+    `A_PAGE` stands for a success that is none.
+    """
     if status in _NOT_THERE and has_no_path(to):
         return f"Write {to.endpoint.rstrip('/')}/v1/{to.signal.lower()}: the variable of a signal is used as it stands."
     if status in _NOT_THERE and to.signal != "TRACES":  # a receiver may well take spans and nothing else
@@ -75,12 +78,19 @@ def has_no_path(to: Destination) -> bool:
     return to.protocol == "http/protobuf" and urlsplit(to.endpoint).path in ("", "/")
 
 
+A_PAGE = "with a web page"
 _NOT_THERE = ("404", "405", "UNIMPLEMENTED")
 _REFUSALS: Sequence[tuple[tuple[str, ...], str]] = (
     (("401", "403", "407", "UNAUTHENTICATED", "PERMISSION_DENIED"), "Set its key in OTEL_EXPORTER_OTLP_HEADERS."),
     (
         _NOT_THERE,
-        "No OTLP receiver for traces is there: correct the host, port or path of OTEL_EXPORTER_OTLP_ENDPOINT.",
+        "No OTLP receiver for traces is there: correct the host, port or path of OTEL_EXPORTER_OTLP_ENDPOINT, or give"
+        " the Collector there a pipeline for traces.",
+    ),
+    (
+        (A_PAGE,),
+        "That is for people, as Jaeger's on port 16686: set OTEL_EXPORTER_OTLP_ENDPOINT to the port of the receiver,"
+        " mostly 4318 (HTTP) or 4317 (gRPC).",
     ),
     (
         ("413", "TOO_LARGE"),
@@ -123,6 +133,8 @@ def _proxy(to: Destination, target: Target, timeout: float) -> tuple[str, str] |
     if variable is None:
         return None
     requests: Any = import_module("requests.utils")  # there, since the exporter by HTTP needs it
+    if by_grpc and "://" not in os.environ[variable]:
+        return None  # gRPC says that it cannot read that, and goes without
     exempt = next((os.environ[name] for name in ("no_grpc_proxy", "no_proxy") if os.environ.get(name)), "")
     if requests.should_bypass_proxies(str(target), no_proxy=exempt if by_grpc else None):  # None: by requests' own ways
         return None
@@ -162,13 +174,19 @@ def _ask(to: Destination, target: Target, timeout: float) -> Finding:
 
 def _judged(to: Destination, status: str, reason: str, answer: bytes) -> Finding:
     said = f"{status} {reason}".strip()
+    if status.startswith("2") and "html" in _header(answer, "content-type"):
+        return Finding(False, f"{to.endpoint} answers {A_PAGE}", explain_refusal(A_PAGE, to))
     if status.startswith("2"):
         return Finding(True, f"{to.endpoint} takes {_WHAT[to.signal]} by OTLP over HTTP")
     if status.startswith("3"):
-        location = next((line for line in answer.split(b"\r\n") if line.lower().startswith(b"location:")), b"")
-        there = location.partition(b":")[2].strip().decode("latin-1")
+        there = _header(answer, "location")
         return Finding(False, f"{to.endpoint} answers {said}, to {there!r}", "Write that address instead.")
     return Finding(False, f"{to.endpoint} answers {said}", explain_refusal(status, to))
+
+
+def _header(answer: bytes, name: str) -> str:
+    lines = (line.partition(":") for line in answer.decode("latin-1").split("\r\n"))
+    return next((value.strip() for given, _, value in lines if given.lower() == name), "")
 
 
 def _ask_grpc(to: Destination, target: Target, timeout: float) -> Finding:

@@ -4,6 +4,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 from spanflow.tracing.delivery import Delivery, OtlpLogs, OtlpMetrics, OtlpSpans
 from spanflow.tracing.delivery import ToExporter as ToExporter
-from spanflow.tracing.environment import Destination, Problems, whole
+from spanflow.tracing.diagnosis import A_PAGE
+from spanflow.tracing.environment import Destination, Problems, Signal, whole
 from spanflow.tracing.export_queue import ExportQueue
 from spanflow.tracing.hearing import hearing
 
@@ -138,8 +140,27 @@ def _by_grpc(destination: Destination) -> dict[str, Any]:
 def _by_http(destination: Destination) -> dict[str, Any]:
     from opentelemetry.exporter.otlp.proto.http import Compression
 
-    headers, compression = dict(destination.headers), Compression(destination.compression)
-    return {"endpoint": destination.endpoint, "headers": headers, "compression": compression}
+    return {
+        "endpoint": destination.endpoint,
+        "headers": dict(destination.headers),
+        "compression": Compression(destination.compression),
+        "session": _session(destination.signal),
+    }
+
+
+def _session(signal: Signal) -> Any:
+    """Return a session that refuses web pages: one comes with 200 OK, too, and what was sent is lost in it."""
+    prefix = "OTEL_PYTHON_EXPORTER_OTLP_HTTP"
+    if any(os.environ.get(f"{prefix}_{of}CREDENTIAL_PROVIDER") for of in ("", f"{signal}_")):
+        return None  # that gives a session of its own
+    session: Any = import_module("requests").Session()  # there, since the exporter needs it
+    session.hooks["response"].append(_refuse_page)
+    return session
+
+
+def _refuse_page(response: Any, *_: object, **__: object) -> None:
+    if response.ok and "html" in response.headers.get("Content-Type", ""):
+        response.status_code, response.reason = 404, A_PAGE
 
 
 def resource_of(service_name: str | None) -> Resource:
