@@ -5,7 +5,7 @@ asked for through ``Ops`` as well, and a fork is data. So the same plan runs on 
 and walking it again over a journal takes the same turns.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, assert_never, overload
 
@@ -119,6 +119,9 @@ class Lazily(Sequence[T]):
 
     def __len__(self) -> int:
         return len(self._indices)
+
+    def __iter__(self) -> Iterator[T]:
+        return map(self._make, self._indices)
 
     @overload
     def __getitem__(self, index: int) -> T: ...
