@@ -7,7 +7,7 @@ from typing import Any, Generic, Protocol, TypeGuard, TypeVar
 
 from pydantic import ValidationError
 
-from spanflow.context import StepContext, current_step
+from spanflow.context import StepContext, ToolCalls, current_step
 from spanflow.errors import InvalidInput, InvalidOutput
 from spanflow.events import Envelope, ToolCall, ToolCallDelta, ToolCallStreamingStart, ToolResultEvent
 from spanflow.explain import describe
@@ -70,23 +70,23 @@ class Invocation:
         if step is not None:
             step.run.require_storable(self._arguments, f"Tool {tool.id!r}: its arguments", InvalidInput)
         self._result: Any = None
-        self._is_late = False  # in a task or thread that outlived the step: a span, but no event
-        self._path = path = "" if step is None else step.next_call()
-        self._call_id = tool_call_id or _call_id(step, path)
+        self._others: ToolCalls | None = None  # of the step, unless it has ended: then there is a span, but no event
+        self._path, others = ("", None) if step is None else step.next_call()
+        self._call_id = tool_call_id or _call_id(step, self._path)
         attributes = tool.attributes | {names.TOOL_CALL_ID: self._call_id}
         name = tool.span_name
-        if step is None:
+        if step is None or others is None:
             self._scope = open_tool(name, attributes)
             self._started_at = self._scope.started_at
         else:
             self._started_at = at = step.run.time_ns()
-            self._scope = step.scope.child(name, path, step.attempt, attributes, at, under=current_context())
+            self._scope = step.scope.child(name, self._path, step.attempt, attributes, at, under=current_context())
             payload = {"tool_call_id": self._call_id, "tool_name": tool.id, "args": self._arguments}
-            with step.lock:
-                self._is_late = step.ended
-                if not self._is_late:
+            with others.lock:
+                if not step.ended:
                     step.record(ToolCall, payload, self._scope.span_id, at)
-                    step.open_calls[path] = self
+                    others.open[self._path] = self
+                    self._others = others
         self._scope.capture_input(names.TOOL_ARGUMENTS, self._arguments, tool.fn)
 
     @property
@@ -136,13 +136,13 @@ class Invocation:
 
     def end(self, error: BaseException | None) -> None:
         """Record the result or error, and end the span, unless the step has ended before and done so itself."""
-        step = self._step
+        step, others = self._step, self._others
         failed = error if isinstance(error, Exception) else None
-        if step is None or self._is_late:
+        if step is None or others is None:
             self._end_span(failed)
             return
-        with step.lock:  # the span and the event say the same, also of a thread whose step is canceled meanwhile
-            if step.open_calls.pop(self._path, None) is None or step.run.leaving:
+        with others.lock:  # the span and the event say the same, also of a thread whose step is canceled meanwhile
+            if others.open.pop(self._path, None) is None or step.run.leaving:
                 return
             at = self._end_span(failed)
             if failed is not None:

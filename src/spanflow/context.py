@@ -74,6 +74,23 @@ class OpenCall(Protocol):
         ...
 
 
+class ToolCalls:
+    """The tool calls of one attempt; ``open`` has by path those that are not over.
+
+    Whoever begins or ends a call, in whatever thread, or ends the step, holds ``lock``.
+    """
+
+    __slots__ = ("begun", "lock", "open")
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.lock = RLock()
+        self.open: dict[str, OpenCall] = {}
+
+
+_numbering = RLock()
+
+
 class RunSide(Protocol):
     """What a step needs of its run."""
 
@@ -180,32 +197,28 @@ class StepContext(Generic[DepsT_co]):
     """
 
     __slots__ = (
-        "_calls",
         "_place",
         "_suspends",
         "attempt",
         "calls_from",
         "ended",
-        "lock",
-        "open_calls",
         "open_streams",
         "path",
         "scope",
         "step_id",
+        "tool_calls",
     )
 
     def __init__(self, place: Place, scope: Scope, step_id: str, path: str, attempt: int) -> None:
         self._place = place
         self._suspends = 0
-        self._calls = 0
         self.scope = scope
         self.step_id = step_id
         self.path = path
         self.attempt = attempt
         self.calls_from = path
         self.ended = False
-        self.lock = RLock()  # held where a tool call begins or ends, in whatever thread, and where the step ends
-        self.open_calls: dict[str, OpenCall] = {}
+        self.tool_calls: ToolCalls | None = None  # of the many steps that call no tool
         self.open_streams: list[AsyncGenerator[Any, None]] | None = None
 
     @property
@@ -341,11 +354,12 @@ class StepContext(Generic[DepsT_co]):
         """Cancel the run; the reason becomes ``result.error.message``. Only steps may. Does not return."""
         raise AbortSignal(reason)
 
-    def next_call(self) -> str:
-        """Return the path of the next tool call of this attempt."""
-        with self.lock:
-            number, self._calls = self._calls, self._calls + 1
-        return f"{self.calls_from}/tool:{number}"
+    def next_call(self) -> tuple[str, ToolCalls]:
+        """Return the path of the next tool call of this attempt, and where to keep it while it is open."""
+        with _numbering:  # several threads of one step may call
+            calls = self.tool_calls = self.tool_calls or ToolCalls()
+            number, calls.begun = calls.begun, calls.begun + 1
+        return f"{self.calls_from}/tool:{number}", calls
 
     def opened(self, stream: AsyncGenerator[Any, None]) -> None:
         """Remember a tool's stream that the step iterates over, to be closed before the step ends."""

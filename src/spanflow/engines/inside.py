@@ -186,13 +186,16 @@ class Inside:
 
 def leave(ctx: StepContext[Any]) -> None:
     """Cancel the tool calls that a step leaves open in threads and tasks. What those do from here on is dropped."""
-    run, calls = ctx.run, ctx.open_calls
-    with ctx.lock:
-        run.catch_up()
-        while calls:
-            calls.popitem()[1].abandon()
-        if run.state.open_calls:  # few steps leave any
-            _close_calls(ctx)
+    ctx.run.catch_up()
+    calls = ctx.tool_calls
+    if calls is None:  # a thread that begins its first call from here on finds that the step has ended
+        ctx.ended = True
+        return
+    with calls.lock:
+        ctx.run.catch_up()
+        while calls.open:
+            calls.open.popitem()[1].abandon()
+        _close_calls(ctx)
         ctx.ended = True
 
 
