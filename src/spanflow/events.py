@@ -70,7 +70,7 @@ class Counts(_Frozen):
     tool_calls: int = 0
     retries: int = 0
     spans: int = 0
-    spans_dropped: int = 0
+    spans_dropped: int = Field(default=0, description="lost by the end of the run; what is queued then may yet arrive")
     spans_left_out: int = Field(default=0, description="steps that got none, by TracingOptions(max_step_spans=)")
 
     _always = frozenset({"steps", "tool_calls", "retries", "spans", "spans_dropped"})

@@ -77,7 +77,7 @@ async def test_spans_that_runs_of_a_store_have_lost_are_counted(empty: Spanflow)
         lost = empty("doctor", **variables)
     await store.aclose()
     assert well.code == 0, well.out
-    assert "ok     lost spans   none, of the last 1 runs in this store" in well.lines
+    assert "ok     lost spans   none by the end of any of the last 1 runs in this store" in well.out
     assert lost.code == 1
     assert "WRONG  lost spans   7, in 1 of the last 2 runs: r-2." in lost.lines
 

@@ -263,6 +263,47 @@ show(first=first, second=second)
         assert f"{lost:,} of " in ended.result().stderr
 
 
+def test_what_arrives_before_a_receiver_goes_for_good_and_what_is_counted_are_all_spans(protocol: WireProtocol) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        with OtlpReceiver(protocol) as receiver:
+            receiver.delay = 0.05
+            found = pool.submit(flood, 5_000, {**receiver.environment, **SMALL_QUEUE})
+            receiver.wait_for_requests(8)
+            receiver.refuses = grpc.StatusCode.UNAVAILABLE if protocol == "grpc" else 503
+            receiver.wait_for_requests(
+                receiver.requests + 4
+            )  # so that no batch is taken whose answer does not get back
+        result = found.result()
+    arrived = receiver.count()
+    assert result.logged == [(result.spans - arrived, result.spans)]
+    assert 0 < arrived < result.spans
+    assert 0 < result.dropped <= result.spans - arrived  # what waited for the receiver when the run ended is lost later
+
+
+def test_a_run_that_ends_before_it_is_known_what_becomes_of_its_spans_counts_none_of_them_as_lost() -> None:
+    with OtlpReceiver("http/protobuf") as receiver:
+        receiver.refuses = 400
+        found = flood(10, receiver.environment)
+    assert found.dropped == 0
+    assert found.logged == [(found.spans, found.spans)]
+
+
+@pytest.mark.parametrize("trouble", ["away", "slow"])
+def test_what_arrives_and_what_the_metric_counts_are_all_spans(protocol: WireProtocol, trouble: str) -> None:
+    with OtlpReceiver(protocol) as receiver, OtlpReceiver("http/protobuf") as taking:
+        receiver.delay = 0.2
+        apart = {
+            "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": f"{taking.endpoint}/v1/metrics",
+            "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": "http/protobuf",
+        }
+        spans = nowhere(protocol) if trouble == "away" else receiver.environment
+        found = flood(3_000, {**spans, **apart, **SMALL_QUEUE})
+        points = [p for metric in taking.metrics() if metric.name == "spanflow.spans.dropped" for p in metric.points]
+        counted, arrived = sum(point.value for point in points), receiver.count()
+    assert counted + arrived == found.spans
+    assert counted == sum(lost for lost, _ in found.logged) == (found.spans if trouble == "away" else 0)
+
+
 def test_a_batch_that_is_too_large_is_sent_in_parts(protocol: WireProtocol) -> None:
     with OtlpReceiver(protocol) as receiver:
         receiver.largest = 20_000

@@ -62,8 +62,13 @@ def configure_tracing(
     begin no more steps until there is room, as long as the back end takes anything; one that takes nothing for five
     seconds is no longer waited for. What is queued is exported when the process exits, or is terminated by SIGTERM
     where the application does not handle that: then a back end that fails is given up after about a second, one that
-    does not answer after five. What is lost is counted, for each run in its ``finish`` event, in the metric
-    ``spanflow.spans.dropped``, and in a line of the log. An application's own provider keeps its own ways.
+    does not answer after five. An application's own provider keeps its own ways.
+
+    Every span that is lost is counted once in the metric ``spanflow.spans.dropped``, by its reason, and once in a line
+    of the log: when the back end takes spans again, else when tracing is shut down. The ``finish`` event of a run
+    counts those of its own that are lost by then. Where the back end refuses spans, the end of a run waits until it is
+    known what becomes of its own, for five seconds at most. Otherwise it does not wait: what is queued then may still
+    arrive, minutes later where the back end was away, and no count could be final.
 
     A variable that cannot be meant is left out, of ``os.environ`` as well since the SDK reads that, with one warning
     that says what is used instead.
