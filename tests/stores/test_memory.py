@@ -43,7 +43,7 @@ def test_a_block_gives_back_what_it_was_made_of(given: list[Entry], first: int) 
     assert [told(entry) for entry in Block(given).entries()] == [told(entry) for entry in given]
 
 
-@given(st.lists(st.integers(1, 1500), min_size=1, max_size=6), st.randoms())
+@given(st.lists(st.integers(1, 3000), min_size=1, max_size=8), st.randoms())
 async def test_any_page_of_a_long_journal_is_what_was_appended(sizes: list[int], random: Random) -> None:
     store, stored = MemoryStore(), 0
     journal = numbered(start(), *[(StepStart, f"a[{n}]", {"id": "a"}) for n in range(sum(sizes) - 1)])
@@ -65,13 +65,13 @@ async def test_a_wide_run_can_be_read_from_its_start_when_it_is_over(traces: Tra
 
     made: dict[int, Opaque] = {}
     run = await Workflow("wide", input=list[int]).foreach(mark).create_run()
-    result = await run.start(list(range(1000)))
+    result = await run.start(list(range(2000)))
     events = await recorded(run)
-    assert [event.seq for event in events] == list(range(1, 3 * 1000 + 6))
+    assert [event.seq for event in events] == list(range(1, 3 * 2000 + 6))
     assert isinstance(events[0], Start)
     outputs = [event.payload.output for event in events if isinstance(event, StepResultEvent)][:-1]
     assert all(output is made[number] for number, output in enumerate(outputs))
     changed = [event.changes.state[""]["last"] for event in events if event.changes is not None]
-    assert changed == list(range(1000))
-    assert len(result.unwrap()) == 1000
+    assert changed == list(range(2000))
+    assert len(result.unwrap()) == 2000
     traces.assert_complete()

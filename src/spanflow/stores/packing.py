@@ -11,7 +11,8 @@ from typing import Any
 from spanflow.events import Entry, Envelope
 
 _BLOCK = 256  # events; few, since packing them takes a fraction of a millisecond, and the event loop waits for it
-_LATEST = 256  # events that are not packed: all that short runs have. Few, since the garbage collector visits each
+_SHORT = 4096  # events of a journal that is left as it is: packing costs a step a microsecond
+_LATEST = 256  # events of a longer one that are not packed; few, since the garbage collector visits each
 
 _Shape = tuple[type[Envelope], tuple[str, ...]]
 """What many events share: their kind, and the names of what they say."""
@@ -69,8 +70,8 @@ class PackedJournal:
     def extend(self, entries: Sequence[Entry]) -> None:
         latest = self._latest
         latest += entries
-        packed = (len(latest) - _LATEST) // _BLOCK * _BLOCK
-        if packed > 0:
+        if len(latest) >= _BLOCK + (_LATEST if self._blocks else _SHORT):
+            packed = (len(latest) - _LATEST) // _BLOCK * _BLOCK
             self._blocks += [Block(latest[at : at + _BLOCK]) for at in range(0, packed, _BLOCK)]
             del latest[:packed]
 
