@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spanflow import Err, Event, Ok, Retry, RunState, StepContext, Workflow, WorkflowResult, step
@@ -267,7 +267,7 @@ def as_json(state: RunState | WorkflowResult[Any]) -> dict[str, Any]:
     return json.loads(json.dumps({path: each.output for path, each in state.steps.items()}, default=plain))
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
+@settings(max_examples=120)
 @given(plans, st.integers(0, 50))
 def test_a_run_of_any_plan_gives_what_plain_python_gives_and_its_events_tell_all(plan: Nested, value: int) -> None:
     result, events = asyncio.run(run_to_its_end(plan, value))

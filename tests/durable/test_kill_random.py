@@ -44,9 +44,6 @@ pytestmark = pytest.mark.timeout(0 if NIGHTLY else 600)
 
 examples = settings(
     max_examples=NIGHTLY or CI_EXAMPLES,
-    derandomize=not NIGHTLY,
-    database=None,
-    deadline=None,
     report_multiple_bugs=False,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
 )

@@ -42,9 +42,6 @@ DEPTH = 3  # of nested workflows
 
 examples = settings(
     max_examples=NIGHTLY or CI_EXAMPLES,
-    derandomize=not NIGHTLY,
-    database=None,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 """The settings of each property."""

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple
 from uuid import UUID
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, PostgresDsn, RootModel, SecretBytes, SecretStr, ValidationError
 from typing_extensions import TypedDict
@@ -60,14 +60,12 @@ def captured(value: object, **options: Any) -> Any:
     return json.loads(capture(value, **options))
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(json_values)
 def test_json_under_the_limit_is_captured_as_it_is(value: Any) -> None:
     if len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()) <= 8192:
         assert captured(value) == value
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(any_value, st.integers(64, 2000))
 def test_anything_becomes_json_within_the_limit(value: object, limit: int) -> None:
     text = capture(value, limit=limit)
@@ -75,7 +73,6 @@ def test_anything_becomes_json_within_the_limit(value: object, limit: int) -> No
     assert len(text.encode()) <= limit
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(
     st.recursive(
         st.just("hunter2") | st.integers(),

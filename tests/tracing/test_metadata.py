@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, SecretStr
 
@@ -28,7 +28,6 @@ def is_legal(value: object) -> bool:
     return type(value) in (bool, float) or (type(value) is int and -(2**63) <= value < 2**63)
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(st.dictionaries(st.text(st.characters()) | st.integers() | st.none(), json_values))
 def test_any_json_becomes_legal_attributes(metadata: dict[Any, Any]) -> None:
     attributes = flatten(metadata)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from textwrap import dedent
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import Link, SpanContext, Status, StatusCode, TraceFlags
@@ -233,7 +233,6 @@ def test_a_trace_deeper_than_the_stack_is_drawn() -> None:
     assert len(render(spans, times=False).splitlines()) == 1499
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(st.lists(st.tuples(st.integers(1, 12), st.integers(0, 12), st.integers(0, 3)), max_size=25))
 def test_every_span_gets_one_line_however_broken_the_trace(edges: list[tuple[int, int, int]]) -> None:
     spans = [span(f"n{i}", own, parent or None, start=at) for i, (own, parent, at) in enumerate(edges)]
