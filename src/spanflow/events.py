@@ -386,7 +386,7 @@ class Entry:
 
     @classmethod
     def of(cls, event: Event) -> "Entry":
-        """Return the line that an event was built from."""
+        """Return the line that an event was built from, with defaults where that said nothing."""
         changes = None if event.changes is None else vars(event.changes)
         span_id = None if event.span_id is None else int(event.span_id, 16)
         ids = RunIds(event.run_id, event.trace_id)

@@ -27,12 +27,22 @@ class JsonStore(MemoryStore):
     async def create(
         self, record: RunRecord, entries: Sequence[Entry], *, owner: str | None = None, lease_until: int = 0
     ) -> None:
-        kept = [Entry.of(parse_event(entry.event.model_dump_json())) for entry in entries]
+        kept = [_through_json(entry) for entry in entries]
         await super().create(record, kept, owner=owner, lease_until=lease_until)
 
     async def append(self, run_id: str, entries: Sequence[Entry], *, expected_seq: int) -> None:
-        kept = [Entry.of(parse_event(entry.event.model_dump_json())) for entry in entries]
+        kept = [_through_json(entry) for entry in entries]
         await super().append(run_id, kept, expected_seq=expected_seq)
+
+
+def _through_json(entry: Entry) -> Entry:
+    """Return a line as a store gives it back that kept its JSON: with what was said, and without defaults."""
+    event = parse_event(entry.event.model_dump_json())
+    kept = Entry.of(event)
+    kept.payload = {name: kept.payload[name] for name in event.payload.model_fields_set}
+    if event.changes is not None:
+        kept.changes = {name: value for name, value in event.changes if name in event.changes.model_fields_set}
+    return kept
 
 
 @dataclass(frozen=True)
