@@ -15,7 +15,7 @@ from time import perf_counter
 from typing import TypedDict
 
 from spanflow import MemoryStore, Runtime, SQLiteStore, StepContext, Workflow, step
-from spanflow.events import Entry
+from spanflow.entries import Entry
 from spanflow.ports import RunRecord
 from spanflow.stores.codec import encode_batch
 

@@ -1,6 +1,7 @@
 """A line of the journal becomes an event of its own."""
 
-from spanflow.events import Entry, Event, RunIds, Start
+from spanflow.entries import Entry, RunIds
+from spanflow.events import Event, Start
 
 IDS = RunIds("run", "a" * 32)
 

@@ -8,8 +8,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any, cast
 
+from spanflow.entries import Entry, RunIds
 from spanflow.errors import SpanflowError
-from spanflow.events import Entry, Envelope, RunIds, leave_out_own
+from spanflow.events import Envelope, leave_out_own
 from spanflow.lease import Lease
 from spanflow.ports import AppendNow, RunRecord, Store, append_now_of
 from spanflow.state import RunState

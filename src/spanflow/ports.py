@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from spanflow.events import Entry, RunStatus
+from spanflow.entries import Entry
+from spanflow.events import RunStatus
 from spanflow.plan import Plan
 from spanflow.tracing.record import TraceRecord
 

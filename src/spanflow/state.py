@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from spanflow.entries import Entry
 from spanflow.events import (
     Counts,
-    Entry,
     Envelope,
     Event,
     Finish,

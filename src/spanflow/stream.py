@@ -9,8 +9,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
+from spanflow.entries import Entry
 from spanflow.errors import SpanflowError
-from spanflow.events import Entry, Envelope, Event, Finish, StepOutput, ToolCallDelta
+from spanflow.events import Envelope, Event, Finish, StepOutput, ToolCallDelta
 from spanflow.ports import Store
 from spanflow.state import RunState
 

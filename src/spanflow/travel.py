@@ -11,17 +11,9 @@ from enum import Enum, auto
 from typing import Any, NamedTuple
 
 from spanflow.definition import Definition
+from spanflow.entries import Entry, RunIds
 from spanflow.errors import InvalidInput, NotRecorded
-from spanflow.events import (
-    Entry,
-    Finish,
-    RunIds,
-    Start,
-    ToolCall,
-    ToolCallStreamingStart,
-    ToolResultEvent,
-    leave_out_own,
-)
+from spanflow.events import Finish, Start, ToolCall, ToolCallStreamingStart, ToolResultEvent, leave_out_own
 from spanflow.plan import (
     ForeachNode,
     LoopNode,

@@ -13,7 +13,7 @@ from hypothesis import given
 
 from spanflow import Runtime, SQLiteStore, Workflow
 from spanflow.cli.tree import draw, spans_of
-from spanflow.events import Entry
+from spanflow.entries import Entry
 from spanflow.ports import RunRecord, Store
 from spanflow.testing import capture_traces
 from spanflow.tracing import names

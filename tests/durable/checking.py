@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from spanflow import RunNotFound
-from spanflow.events import Entry, Finish, Start, StepResultEvent, StepRetry, StepStart, StepSuspended, ToolResultEvent
+from spanflow.entries import Entry
+from spanflow.events import Finish, Start, StepResultEvent, StepRetry, StepStart, StepSuspended, ToolResultEvent
 from spanflow.state import PROCESS_LOST, RunState
 from spanflow.tracing import names
 from spanflow.tracing.ids import derive_span_id

@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))  # where it is run as a script
 
-from spanflow.events import Entry
+from spanflow.entries import Entry
 from tests.durable.checking import Outcome, journal_of, outcome_of
 from tests.durable.conftest import Where
 from tests.durable.processes import Order, complete, finish, launch

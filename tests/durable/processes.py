@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, Sp
 from opentelemetry.trace import StatusCode, format_span_id, format_trace_id
 
 from spanflow import PostgresStore, SQLiteStore
-from spanflow.events import Entry
+from spanflow.entries import Entry
 from spanflow.ports import RunRecord, Store
 
 RUN_ID = "r-1"

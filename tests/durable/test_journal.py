@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from spanflow import MemoryStore
-from spanflow.events import Entry, RunIds, StepFinish
+from spanflow.entries import Entry, RunIds
+from spanflow.events import StepFinish
 from spanflow.journal import Journal
 from spanflow.state import RunState
 

@@ -10,7 +10,8 @@ from uuid import uuid4
 
 import pytest
 
-from spanflow.events import Entry, StepResultEvent
+from spanflow.entries import Entry
+from spanflow.events import StepResultEvent
 from tests.durable.checking import Outcome, journal_of, outcome_of
 from tests.durable.conftest import AT_ONCE, Where
 from tests.durable.processes import Order, complete, finish, launch

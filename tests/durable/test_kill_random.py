@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spanflow.events import Entry
+from spanflow.entries import Entry
 from tests.durable.checking import Outcome, journal_of, outcome_of
 from tests.durable.conftest import AT_ONCE, Where
 from tests.durable.processes import complete, finish, launch, read_lines

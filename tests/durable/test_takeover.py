@@ -23,7 +23,8 @@ from spanflow import (
     step,
     tool,
 )
-from spanflow.events import Entry, Finish, Start, StepResultEvent
+from spanflow.entries import Entry
+from spanflow.events import Finish, Start, StepResultEvent
 from spanflow.state import PROCESS_LOST
 from spanflow.testing import Traces
 from tests.durable.checking import Outcome, outcome_of

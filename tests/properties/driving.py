@@ -10,7 +10,8 @@ from typing import Any, Protocol
 from opentelemetry.sdk.trace import ReadableSpan
 
 from spanflow import Event, MemoryStore, NotSuspended, Run, Runtime, TracingOptions, Workflow, WorkflowResult
-from spanflow.events import Entry, StepResultEvent, parse_event
+from spanflow.entries import Entry
+from spanflow.events import StepResultEvent, parse_event
 from spanflow.ports import RunRecord
 from spanflow.testing import FakeClock, capture_traces
 from tests.properties.building import World, build

@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+from spanflow.entries import Entry, RunIds
 from spanflow.events import (
     Counts,
-    Entry,
     Envelope,
     Finish,
     FinishStatus,
     Resumed,
-    RunIds,
     Start,
     StepFinish,
     StepResultEvent,

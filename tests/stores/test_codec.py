@@ -15,13 +15,12 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
 from spanflow import SpanflowError
+from spanflow.entries import Entry, RunIds
 from spanflow.events import (
     Counts,
-    Entry,
     Envelope,
     Finish,
     Resumed,
-    RunIds,
     Start,
     StepError,
     StepFinish,

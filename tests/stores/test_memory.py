@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spanflow import MemoryStore, StepContext, Workflow, step
-from spanflow.events import Entry, RunIds, Start, StepFinish, StepResultEvent, StepStart
+from spanflow.entries import Entry, RunIds
+from spanflow.events import Start, StepFinish, StepResultEvent, StepStart
 from spanflow.stores.packing import Block
 from spanflow.testing import Traces
 from tests.contract.support import recorded

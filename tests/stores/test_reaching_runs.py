@@ -20,7 +20,8 @@ from spanflow import (
     Workflow,
     step,
 )
-from spanflow.events import Entry, Finish
+from spanflow.entries import Entry
+from spanflow.events import Finish
 from spanflow.ports import CANCEL, Message, Store
 from spanflow.testing import Traces
 from tests.stores.conftest import Open

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from spanflow.events import Entry, StepWaiting
+from spanflow.entries import Entry
+from spanflow.events import StepWaiting
 from spanflow.plan import ForeachNode, WorkflowNode, node_at
 from spanflow.ports import RunRecord, Store
 from spanflow.state import RunState, StepResult

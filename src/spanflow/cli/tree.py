@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from spanflow.entries import Entry
 from spanflow.events import (
-    Entry,
     Finish,
     Start,
     StepError,

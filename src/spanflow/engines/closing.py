@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from spanflow.entries import Entry
 from spanflow.errors import ProcessLost
-from spanflow.events import Entry, StepError, StepFinish, StepResultEvent, StepRetry, ToolResultEvent
+from spanflow.events import StepError, StepFinish, StepResultEvent, StepRetry, ToolResultEvent
 from spanflow.journal import Journal
 from spanflow.plan import ForeachNode, Plan, SleepNode, WaitNode, WorkflowNode, arm_at, node_at
 from spanflow.state import PROCESS_LOST, RunState, StepResult, parent_path

@@ -16,8 +16,9 @@ from spanflow.definition import Definition
 from spanflow.engines.closing import close_lost, close_open, end_frames
 from spanflow.engines.launch import Launch
 from spanflow.engines.local_ops import LocalOps
+from spanflow.entries import RunIds
 from spanflow.errors import DefinitionError, InvalidOutput, RunConflict, RunInterrupted, SpanflowError, StoreError
-from spanflow.events import Envelope, Finish, FinishStatus, Resumed, RunIds, Start, StepError
+from spanflow.events import Envelope, Finish, FinishStatus, Resumed, Start, StepError
 from spanflow.explain import describe
 from spanflow.failure import failure
 from spanflow.inputs import require_storable

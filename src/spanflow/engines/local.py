@@ -9,8 +9,9 @@ from spanflow.clock import Clock
 from spanflow.engines.drive import Drive
 from spanflow.engines.launch import Launch
 from spanflow.engines.watch import Watch
+from spanflow.entries import Entry
 from spanflow.errors import RunConflict, RunNotFound
-from spanflow.events import Entry, Event
+from spanflow.events import Event
 from spanflow.inputs import new_id
 from spanflow.lease import Lease
 from spanflow.ports import CANCEL, Message, Store

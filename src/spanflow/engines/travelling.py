@@ -6,8 +6,9 @@ from typing import Any
 from spanflow.definition import Definition
 from spanflow.engines.launch import Launch
 from spanflow.engines.local import LocalEngine
+from spanflow.entries import Entry
 from spanflow.errors import RunConflict
-from spanflow.events import Entry, Travelled
+from spanflow.events import Travelled
 from spanflow.inputs import new_id, require_storable, validated
 from spanflow.ports import RunRecord
 from spanflow.state import RunState

@@ -15,15 +15,14 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from spanflow.entries import Entry, RunIds
 from spanflow.errors import SpanflowError
 from spanflow.events import (
     Counts,
-    Entry,
     Envelope,
     Finish,
     LinkedTrace,
     Resumed,
-    RunIds,
     Start,
     StepError,
     StepFinish,

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from spanflow.events import Entry, Finish, RunStatus, Start, StepResultEvent, StepWaiting
+from spanflow.entries import Entry
+from spanflow.events import Finish, RunStatus, Start, StepResultEvent, StepWaiting
 from spanflow.ports import RunRecord
 from spanflow.schema import to_json
 from spanflow.tracing.metadata import as_json

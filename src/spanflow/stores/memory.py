@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from spanflow.entries import Entry
 from spanflow.errors import RunConflict, RunNotFound
-from spanflow.events import Entry, RunStatus
+from spanflow.events import RunStatus
 from spanflow.ports import FoundRun, Message, RunQuery, RunRecord
 from spanflow.stores.header import HeaderChange, earliest, header_change, labels, metadata_of
 from spanflow.stores.packing import PackedJournal

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
-from spanflow.events import Entry, Envelope
+from spanflow.entries import Entry
+from spanflow.events import Envelope
 
 _BLOCK = 256  # events; few, since packing them takes a fraction of a millisecond, and the event loop waits for it
 _SHORT = 4096  # events of a journal that is left as it is: packing costs a step a microsecond

@@ -7,8 +7,8 @@ from typing import Any, LiteralString
 
 from pydantic_core import from_json
 
+from spanflow.entries import Entry, RunIds
 from spanflow.errors import RunConflict, RunNotFound
-from spanflow.events import Entry, RunIds
 from spanflow.ports import FoundRun, Message, RunQuery, RunRecord
 from spanflow.schema import to_json
 from spanflow.stores.codec import (
