@@ -23,13 +23,17 @@ SIZES = [
 LIMITS = ["OTEL_ATTRIBUTE_COUNT_LIMIT", "OTEL_SPAN_LINK_COUNT_LIMIT", "OTEL_LOGRECORD_ATTRIBUTE_VALUE_LENGTH_LIMIT"]
 NAMES = [
     "OTEL_SDK_DISABLED",
+    "OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED",
     "OTEL_TRACES_SAMPLER",
     "OTEL_METRICS_EXEMPLAR_FILTER",
     "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
     "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
     *(f"OTEL_EXPORTER_OTLP_{of}{name}" for of in SIGNALS for name in ("COMPRESSION", "INSECURE", "PROTOCOL")),
 ]
-LISTS = ["OTEL_RESOURCE_ATTRIBUTES", "OTEL_PROPAGATORS", "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS"]
+LISTS = [
+    *("OTEL_RESOURCE_ATTRIBUTES", "OTEL_PROPAGATORS", "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS"),
+    "OTEL_PYTHON_EXPORTER_OTLP_GRPC_RETRYABLE_ERROR_CODES",
+]
 HEADERS = [f"OTEL_EXPORTER_OTLP_{of}HEADERS" for of in SIGNALS]
 ALL = [*NUMBERS, *SIZES, *LIMITS, *NAMES, *LISTS, *HEADERS]
 
@@ -54,7 +58,7 @@ def left_out(monkeypatch: pytest.MonkeyPatch, variables: Mapping[str, str]) -> t
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
-        *((name, value) for name in NUMBERS for value in ("soon", "0", "-1", "nan", "inf", "1,5")),
+        *((name, value) for name in NUMBERS for value in ("soon", "0", "-1", "nan", "inf", "1e300", "1,5")),
         *((name, value) for name in SIZES for value in ("many", "0", "-1", "1.5", "1e3", "²", "9" * 5000)),
         *((name, value) for name in LIMITS for value in ("none", "-1", "1.5")),
         *((name, "nonsense") for name in NAMES),
@@ -99,7 +103,9 @@ def test_a_variable_of_a_signal_gives_way_to_that_of_all_signals(monkeypatch: py
     (problem,), left = left_out(
         monkeypatch, {"OTEL_EXPORTER_OTLP_TIMEOUT": "3", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": "soon"}
     )
-    assert problem == "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT='soon' must be a number of seconds above 0; 3 is used."
+    assert (
+        problem == "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT='soon' must be a number of seconds above 0, up to 1e9; 3 is used."
+    )
     assert left == {"OTEL_EXPORTER_OTLP_TIMEOUT": "3"}
 
 
@@ -181,6 +187,28 @@ def test_where_every_variable_is_malformed_each_is_said_once_and_all_arrives(pro
     said = [line for line in ended.stderr.splitlines() if line != "hello"]
     assert all(line.startswith("configure_tracing: OTEL_") for line in said), ended.stderr
     assert sorted(re.findall(r"^configure_tracing: (OTEL_\w+)", line)[0] for line in said) == sorted(kept)
+
+
+@pytest.mark.parametrize("variable", ["OTEL_PYTHON_TRACER_PROVIDER", "OTEL_PYTHON_METER_PROVIDER"])
+def test_a_provider_that_is_not_installed_is_said_once_and_ours_is_used(variable: str) -> None:
+    with OtlpReceiver("http/protobuf") as receiver:
+        ended = in_process(PROGRAM, **receiver.environment, **{variable: "nonsense"})
+        assert receiver.count() == 2
+        assert receiver.metrics() != []
+    said, hello = ended.stderr.splitlines()
+    assert said.startswith(f"{variable}='nonsense' names no provider that is installed here, and is left out.")
+    assert hello == "hello"
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_a_plugin_for_credentials_that_is_not_installed_stops_no_program(protocol: WireProtocol) -> None:
+    with OtlpReceiver(protocol) as receiver:
+        variables = {**receiver.environment, "OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER": "nonsense"}
+        ended = in_process(PROGRAM, **variables)
+    assert ended.facts["status"] == "success"
+    causes = [line for line in ended.stderr.splitlines() if "do not get through" in line]
+    assert len(causes) == (0 if protocol == "grpc" else 1)
+    assert all("'nonsense' not found" in line for line in causes)
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])

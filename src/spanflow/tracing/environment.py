@@ -22,7 +22,7 @@ _NOTHING_SAMPLED = ("always_off", "parentbased_always_off")
 RATIO_SAMPLERS = ("traceidratio", "parentbased_traceidratio")
 SAMPLERS = ("always_on", "always_off", "parentbased_always_on", "parentbased_always_off", *RATIO_SAMPLERS)
 COMPRESSIONS = ("none", "gzip", "deflate")
-_HEADER_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9_.-]+(?<!-bin)", re.IGNORECASE)  # gRPC has bytes in those that end like this
 _OWN_HEADERS = ("connection", "content-encoding", "content-length", "content-type", "host", "transfer-encoding")
 
 

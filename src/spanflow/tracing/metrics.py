@@ -13,8 +13,13 @@ from opentelemetry.context import Context
 from opentelemetry.metrics import Histogram
 
 from spanflow.tracing import names
+from spanflow.tracing.variables import leave_out_unknown_providers
 
 _log = logging.getLogger("spanflow")
+_problems: list[str] = []
+leave_out_unknown_providers(_problems)  # else the next line may raise, and with it `import spanflow`
+for _problem in _problems:
+    _log.warning("%s", _problem)
 _meter = metrics.get_meter(names.SCOPE)
 _SHORT = [0.01 * 2**n for n in range(14)]
 

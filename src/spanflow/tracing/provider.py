@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from spanflow.tracing.delivery import Delivery, OtlpLogs, OtlpMetrics, OtlpSpans
 from spanflow.tracing.delivery import ToExporter as ToExporter
 from spanflow.tracing.diagnosis import A_PAGE
-from spanflow.tracing.environment import Destination, Problems, Signal, whole
+from spanflow.tracing.environment import Destination, Problems, whole
 from spanflow.tracing.export_queue import ExportQueue
 from spanflow.tracing.hearing import hearing
 
@@ -106,7 +106,8 @@ def otlp_metrics(destination: Destination) -> MetricExporter:
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpExporter
 
     with hearing():
-        like = HttpExporter(**_by_http(destination))  # it opens no connection, and reads what gRPC's would
+        own = {"session": _session()}  # else it looks for one that the environment names, and raises
+        like = HttpExporter(**_by_http(destination) | own)  # it opens no connection, and reads what gRPC's would
     if destination.protocol == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
 
@@ -140,19 +141,18 @@ def _by_grpc(destination: Destination) -> dict[str, Any]:
 def _by_http(destination: Destination) -> dict[str, Any]:
     from opentelemetry.exporter.otlp.proto.http import Compression
 
+    prefix = "OTEL_PYTHON_EXPORTER_OTLP_HTTP"
+    named = any(os.environ.get(f"{prefix}_{of}CREDENTIAL_PROVIDER") for of in ("", f"{destination.signal}_"))
     return {
         "endpoint": destination.endpoint,
         "headers": dict(destination.headers),
         "compression": Compression(destination.compression),
-        "session": _session(destination.signal),
+        "session": None if named else _session(),
     }
 
 
-def _session(signal: Signal) -> Any:
+def _session() -> Any:
     """Return a session that refuses web pages: one comes with 200 OK, too, and what was sent is lost in it."""
-    prefix = "OTEL_PYTHON_EXPORTER_OTLP_HTTP"
-    if any(os.environ.get(f"{prefix}_{of}CREDENTIAL_PROVIDER") for of in ("", f"{signal}_")):
-        return None  # that gives a session of its own
     session: Any = import_module("requests").Session()  # there, since the exporter needs it
     session.hooks["response"].append(_refuse_page)
     return session

@@ -6,7 +6,6 @@ OpenTelemetry asks for a warning and the default instead. So the value is taken 
 where whoever reads the variable finds it unset.
 """
 
-import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -57,6 +56,17 @@ def leave_out_malformed(problems: Problems) -> None:
         _keep_fitting(variable, items, problems)
 
 
+def leave_out_unknown_providers(problems: Problems) -> None:
+    """Do the same for the names of providers: the API raises for one that is not installed, whoever asks it first."""
+    for variable, group in _PROVIDERS.items():
+        name = os.environ.get(variable)
+        if name is not None and name not in entry_points(group=group).names:
+            del os.environ[variable]
+            problems.append(
+                f"{variable}={name!r} names no provider that is installed here, and is left out. {_INSTALL}"
+            )
+
+
 def _keep_meant(variable: str, rule: _Rule, problems: Problems) -> None:
     text = os.environ.get(variable, "").strip()
     value = rule.read(text) if text else None
@@ -87,7 +97,7 @@ def _keep_fitting(variable: str, items: _Items, problems: Problems) -> None:
 
 def _number(text: str) -> str | None:
     try:
-        return text if 0 < float(text) < math.inf else None
+        return text if 0 < float(text) <= _LONGEST else None
     except ValueError:
         return None
 
@@ -119,13 +129,15 @@ def _named(group: str, *others: str) -> Callable[[str], bool]:
 _SIGNALS = ("", "TRACES_", "METRICS_", "LOGS_")
 _OF_A_SIGNAL = re.compile(r"^OTEL_EXPORTER_OTLP_(TRACES|METRICS|LOGS)_")
 _RATIO = _Rule(_ratio, "a number from 0 to 1", "1 (all)")
-_SEVERAL = "a whole number above 0"
+_SEVERAL = "a whole number above 0, of nine digits at most"
+_LONGEST = 1e9  # s, or ms: no timer takes much more
+_FLAG = _Rule(_one_of("true", "false"), "'true' or 'false'", "false")
 
 _OF_EXPORTERS: Mapping[str, _Rule] = {
-    "TIMEOUT": _Rule(_number, "a number of seconds above 0", "10"),
+    "TIMEOUT": _Rule(_number, "a number of seconds above 0, up to 1e9", "10"),
     "COMPRESSION": _Rule(_one_of(*COMPRESSIONS), listed(COMPRESSIONS), "none"),
     "PROTOCOL": _Rule(_one_of(*PROTOCOLS), listed(tuple(PROTOCOLS)), "grpc for port 4317, else http/protobuf,"),
-    "INSECURE": _Rule(_one_of("true", "false"), "'true' or 'false'", "false"),
+    "INSECURE": _FLAG,
 }
 _OF_BATCHES = {
     "MAX_QUEUE_SIZE": ("65536", "2048"),
@@ -140,10 +152,11 @@ _LIMITS = (
 )
 
 _RULES: Mapping[str, _Rule] = {
-    "OTEL_SDK_DISABLED": _Rule(_one_of("true", "false"), "'true' or 'false'", "false"),
+    "OTEL_SDK_DISABLED": _FLAG,
+    "OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED": _FLAG,
     "OTEL_TRACES_SAMPLER": _Rule(_one_of(*SAMPLERS), listed(SAMPLERS), "parentbased_always_on"),
-    "OTEL_METRIC_EXPORT_INTERVAL": _Rule(_number, "a number of milliseconds above 0", "60000"),
-    "OTEL_METRIC_EXPORT_TIMEOUT": _Rule(_number, "a number of milliseconds above 0", "30000"),
+    "OTEL_METRIC_EXPORT_INTERVAL": _Rule(_number, "a number of milliseconds above 0, up to 1e9", "60000"),
+    "OTEL_METRIC_EXPORT_TIMEOUT": _Rule(_number, "a number of milliseconds above 0, up to 1e9", "30000"),
     "OTEL_METRICS_EXEMPLAR_FILTER": _Rule(
         _one_of("trace_based", "always_on", "always_off"), "'trace_based', 'always_on' or 'always_off'", "trace_based"
     ),
@@ -168,12 +181,24 @@ _HEADER = _Items(
     is_secret=True,
 )
 _INSTALL = "Correct its name, or install the package that it comes with."
+_PROVIDERS = {
+    "OTEL_PYTHON_TRACER_PROVIDER": "opentelemetry_tracer_provider",
+    "OTEL_PYTHON_METER_PROVIDER": "opentelemetry_meter_provider",
+}
+_GRPC_CODES = (
+    *("CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS", "ABORTED"),
+    *("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL"),
+    *("UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"),
+)
 _LISTS: Mapping[str, _Items] = {
     **{f"OTEL_EXPORTER_OTLP_{of}HEADERS": _HEADER for of in _SIGNALS},
     "OTEL_RESOURCE_ATTRIBUTES": _Items(
         lambda item: bool(re.match(r"\s*[^=\s][^=]*=", item)), "attribute", "Write key=value, with commas in between."
     ),
     "OTEL_PROPAGATORS": _Items(_named("opentelemetry_propagator", "none"), "propagator", _INSTALL),
+    "OTEL_PYTHON_EXPORTER_OTLP_GRPC_RETRYABLE_ERROR_CODES": _Items(
+        lambda item: item.strip().upper() in _GRPC_CODES, "status code of gRPC", "Write names as UNAVAILABLE."
+    ),
     "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": _Items(
         _named("opentelemetry_resource_detector", "*"), "resource detector", _INSTALL
     ),
