@@ -74,6 +74,13 @@ def found(name: str, checks: list[Check]) -> Check:
             False,
             "is used as it stands, without a path",
         ),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://[::1"}, "receiver", False, "is no URL"),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://me:hush@localhost:9"},
+            "endpoint",
+            True,
+            "http://localhost:9/v1/traces",
+        ),
         ({"OTEL_EXPORTER_OTLP_HEADERS": "api-key"}, "variables", False, "item 1 of 1 is no header"),
         (
             {"OTEL_EXPORTER_OTLP_HEADERS": "api-key=hush,tenant=a"},

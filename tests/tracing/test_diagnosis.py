@@ -3,6 +3,7 @@
 import os
 import socket
 import threading
+from base64 import b64encode
 from collections.abc import Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -32,9 +33,10 @@ def _no_proxy_and_no_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def listening(answer: bytes | None) -> Generator[str]:
+def listening(answer: bytes | None, asked: list[bytes] | None = None) -> Generator[str]:
     """Something that is no OTLP receiver: it says ``answer`` and hangs up, or, with None, never says a word."""
     held: list[socket.socket] = []
+    heard: list[bytes] = [] if asked is None else asked
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
 
         def serve() -> None:
@@ -45,7 +47,7 @@ def listening(answer: bytes | None) -> Generator[str]:
                         held.append(connection)
                         continue
                     with connection:
-                        connection.recv(4096)
+                        heard.append(connection.recv(4096))
                         connection.sendall(answer)
             except OSError:  # the test is over
                 pass
@@ -110,7 +112,9 @@ def test_a_host_that_does_not_exist_is_named() -> None:
     )
 
 
-@pytest.mark.parametrize("endpoint", ["localhost:4318", "ftp://localhost", "http://", "http://localhost:none"])
+@pytest.mark.parametrize(
+    "endpoint", ["localhost:4318", "ftp://localhost", "http://", "http://localhost:none", "http://[::1"]
+)
 def test_an_endpoint_that_is_no_url_is_named_with_one_that_is(endpoint: str, protocol: Protocol) -> None:
     finding = diagnose(Destination("TRACES", endpoint, protocol))
     assert repr(endpoint) in finding.cause
@@ -176,6 +180,21 @@ def test_a_redirection_is_named_with_its_place() -> None:
     with listening(b"HTTP/1.1 308 Moved\r\nLocation: https://elsewhere/v1/traces\r\n\r\n") as endpoint:
         finding = diagnose(to(endpoint, "http/protobuf"))
     assert "answers 308 Moved, to 'https://elsewhere/v1/traces'" in finding.cause
+
+
+def test_a_password_in_an_endpoint_is_sent_as_the_exporter_sends_it_and_never_said() -> None:
+    asked: list[bytes] = []
+    with listening(b"HTTP/1.1 403 Forbidden\r\n\r\n", asked) as endpoint:
+        finding = diagnose(to(endpoint.replace("//", "//me:ge%3Aheim@"), "http/protobuf"))
+    assert f"\r\nauthorization: Basic {b64encode(b'me:ge:heim').decode()}\r\n".encode() in asked[0]
+    assert finding.cause == f"{endpoint}/v1/traces answers 403 Forbidden"
+
+
+def test_a_password_in_an_endpoint_for_grpc_is_not_to_be_sent_and_never_said() -> None:
+    with OtlpReceiver("grpc") as receiver:
+        finding = diagnose(to(receiver.endpoint.replace("//", "//me:geheim@"), "grpc"))
+    assert finding.cause == "the endpoint holds a user, which is not for gRPC"
+    assert "OTEL_EXPORTER_OTLP_HEADERS" in finding.advice
 
 
 def test_a_web_page_is_no_receiver_for_all_its_success() -> None:

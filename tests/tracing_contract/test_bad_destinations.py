@@ -77,6 +77,13 @@ def test_an_endpoint_where_nothing_listens_is_said_once(protocol: WireProtocol) 
     assert said.lost == ["8 of 8 spans were dropped: 8 were left when tracing was shut down."]
 
 
+def test_a_password_in_an_endpoint_is_never_said(protocol: WireProtocol) -> None:
+    endpoint = f"http://me:geheim@127.0.0.1:{free_port()}"
+    said = said_by({"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol})
+    (line,) = said.causes
+    assert "geheim" not in line
+
+
 def test_a_host_that_does_not_exist_is_said_once(protocol: WireProtocol) -> None:
     endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector.invalid:4000", "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
     (line,) = said_by(endpoint).causes

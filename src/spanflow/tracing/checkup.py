@@ -17,7 +17,7 @@ from typing import Any
 from opentelemetry import trace
 
 from spanflow.tracing import names
-from spanflow.tracing.diagnosis import diagnose, has_no_path
+from spanflow.tracing.diagnosis import diagnose
 from spanflow.tracing.environment import (
     RATIO_SAMPLERS,
     Destination,
@@ -139,7 +139,7 @@ class Checkup:
             return Sent(Check("test span", True, f"was accepted: trace {trace_id}"), trace_id)
         if self._cause and any(self._cause in line for line in said):
             return Sent(Check("test span", False, "was not accepted, for that reason."), trace_id)
-        why = " ".join(said) or f"{self.destination.endpoint} did not take it."
+        why = " ".join(said) or f"{self.destination.shown} did not take it."
         return Sent(Check("test span", False, f"was not accepted: {why}"), trace_id)
 
     def _exporter(self) -> Iterator[Check]:
@@ -156,10 +156,10 @@ class Checkup:
 
     def _address(self) -> Check:
         to = self.destination
-        said = f"{to.endpoint} by {to.protocol}"
-        if has_no_path(to):
-            said = f"{to.endpoint}, as OTEL_EXPORTER_OTLP_TRACES_ENDPOINT has it, is used as it stands, without a path."
-            base = to.endpoint.rstrip("/")
+        said = f"{to.shown} by {to.protocol}"
+        if to.has_no_path:
+            said = f"{to.shown}, as OTEL_EXPORTER_OTLP_TRACES_ENDPOINT has it, is used as it stands, without a path."
+            base = to.shown.rstrip("/")
             return Check("endpoint", False, said, f"Write {base}/v1/traces, or set OTEL_EXPORTER_OTLP_ENDPOINT={base}.")
         if not self._endpoint and not has_own_endpoint("TRACES"):
             said += " (the default: OTEL_EXPORTER_OTLP_ENDPOINT is not set)"

@@ -202,7 +202,7 @@ class _Line:
         now = time.monotonic()
         if not self._closed and now - _said.get(kind, -_SAID_AGAIN) >= _SAID_AGAIN:
             _said[kind] = now
-            _logger.warning("%s do not get through to %s: %s", _WHAT[to.signal], to.endpoint, finding)
+            _logger.warning("%s do not get through to %s: %s", _WHAT[to.signal], to.shown, finding)
 
 
 _said: dict[tuple[str, str], float] = {}

@@ -2,12 +2,13 @@
 
 import os
 import ssl
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from spanflow.tracing.environment import Destination, Signal, setting
 from spanflow.tracing.wire import (
@@ -46,7 +47,7 @@ def diagnose(to: Destination, timeout: float = 2.0) -> Finding:
     except Found as problem:
         found = problem.finding
     except Exception as error:  # an endpoint can answer anything
-        found = Finding(False, f"{to.endpoint} could not be examined: {words(error)}", "Check the address.")
+        found = Finding(False, f"{to.shown} could not be examined: {words(error)}", "Check the address.")
     if proxy is None:
         return found
     variable, place = proxy
@@ -60,8 +61,8 @@ def explain_refusal(status: str, to: Destination) -> str:
 
     `A_PAGE` stands for a success that is none.
     """
-    if status in _NOT_THERE and has_no_path(to):
-        return f"Write {to.endpoint.rstrip('/')}/v1/{to.signal.lower()}: the variable of a signal is used as it stands."
+    if status in _NOT_THERE and to.has_no_path:
+        return f"Write {to.shown.rstrip('/')}/v1/{to.signal.lower()}: the variable of a signal is used as it stands."
     if status in _NOT_THERE and to.signal != "TRACES":  # a receiver may well take spans and nothing else
         return (
             f"If traces arrive, it takes nothing else, as Jaeger: set OTEL_{to.signal}_EXPORTER=none. Else correct the"
@@ -71,11 +72,6 @@ def explain_refusal(status: str, to: Destination) -> str:
         if status in statuses:
             return advice
     return "The log of the receiver says why."
-
-
-def has_no_path(to: Destination) -> bool:
-    """Tell whether OTLP over HTTP goes to the root of a server, where hardly a receiver takes it."""
-    return to.protocol == "http/protobuf" and urlsplit(to.endpoint).path in ("", "/")
 
 
 A_PAGE = "with a web page"
@@ -114,9 +110,12 @@ def _target(to: Destination) -> Target:
         parts = urlsplit(to.endpoint)
         given = parts.port
     except ValueError as error:
-        raise Found(f"the endpoint {to.endpoint!r} is no URL: {error}", example) from None
+        raise Found(f"the endpoint {to.shown!r} is no URL: {error}", example) from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise Found(f"the endpoint {to.endpoint!r} does not begin with 'http://' or 'https://' and a host", example)
+        raise Found(f"the endpoint {to.shown!r} does not begin with 'http://' or 'https://' and a host", example)
+    if to.protocol == "grpc" and parts.username is not None:
+        key = "Set a header authorization in OTEL_EXPORTER_OTLP_HEADERS instead, as the receiver wants it."
+        raise Found("the endpoint holds a user, which is not for gRPC", key)
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Target(to.signal, parts.scheme, parts.hostname, given or (443 if parts.scheme == "https" else 80), path)
 
@@ -157,7 +156,7 @@ def _ask(to: Destination, target: Target, timeout: float) -> Finding:
     """Post a request with nothing in it, as OTLP over HTTP."""
     present_certificate(ssl.create_default_context(), to.signal)  # an exporter by HTTP looks at it without TLS, too
     lines = [f"POST {target.path} HTTP/1.1", f"Host: {target.place}", "Content-Type: application/x-protobuf"]
-    lines += [f"{name}: {value}" for name, value in to.headers.items()]
+    lines += [f"{name}: {value}" for name, value in (_login(to) | dict(to.headers)).items()]
     request = "\r\n".join([*lines, "Content-Length: 0", "Connection: close", "", ""]).encode()
     answer = exchange(target, request, "http/1.1", timeout)
     speaks = language(answer) or other_language(target, timeout)
@@ -175,13 +174,22 @@ def _ask(to: Destination, target: Target, timeout: float) -> Finding:
 def _judged(to: Destination, status: str, reason: str, answer: bytes) -> Finding:
     said = f"{status} {reason}".strip()
     if status.startswith("2") and "html" in _header(answer, "content-type"):
-        return Finding(False, f"{to.endpoint} answers {A_PAGE}", explain_refusal(A_PAGE, to))
+        return Finding(False, f"{to.shown} answers {A_PAGE}", explain_refusal(A_PAGE, to))
     if status.startswith("2"):
-        return Finding(True, f"{to.endpoint} takes {_WHAT[to.signal]} by OTLP over HTTP")
+        return Finding(True, f"{to.shown} takes {_WHAT[to.signal]} by OTLP over HTTP")
     if status.startswith("3"):
         there = _header(answer, "location")
-        return Finding(False, f"{to.endpoint} answers {said}, to {there!r}", "Write that address instead.")
-    return Finding(False, f"{to.endpoint} answers {said}", explain_refusal(status, to))
+        return Finding(False, f"{to.shown} answers {said}, to {there!r}", "Write that address instead.")
+    return Finding(False, f"{to.shown} answers {said}", explain_refusal(status, to))
+
+
+def _login(to: Destination) -> dict[str, str]:
+    """Return the header that an exporter makes of a user in the endpoint."""
+    parts = urlsplit(to.endpoint)
+    if parts.username is None:
+        return {}
+    login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return {"authorization": f"Basic {b64encode(login.encode()).decode()}"}
 
 
 def _header(answer: bytes, name: str) -> str:

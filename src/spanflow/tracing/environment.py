@@ -42,6 +42,16 @@ class Destination:
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     compression: str = "none"
 
+    @property
+    def shown(self) -> str:
+        """The endpoint as it may be logged: without the user and the password that it may have."""
+        return re.sub(r"//[^/]*@", "//", self.endpoint)
+
+    @property
+    def has_no_path(self) -> bool:
+        """Whether OTLP over HTTP goes to the root of a server, where hardly a receiver takes it."""
+        return self.protocol == "http/protobuf" and not self.endpoint.partition("://")[2].partition("/")[2]
+
 
 def is_disabled() -> bool:
     """Tell whether ``OTEL_SDK_DISABLED`` is true."""
