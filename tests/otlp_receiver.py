@@ -1,12 +1,14 @@
 """An OTLP receiver for tests: what a back end would get over the wire, decoded without spanflow and without the SDK."""
 
 import gzip
+import socket
 import ssl
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -101,6 +103,13 @@ class ReceivedLog:
     attributes: Attributes
     resource: Attributes
     scope: str
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 where nothing listens."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        port: int = server.getsockname()[1]
+        return port
 
 
 class OtlpReceiver:

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,16 +13,11 @@ from urllib.request import urlopen
 
 from tests.given import given
 from tests.jaeger.search import fetch
+from tests.otlp_receiver import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 BUILD = 'eval "$(bash .ci/services)" builds it and sets the variable'
 _PATIENCE = 90.0  # s; machines are shared
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 def eventually(condition: Callable[[], bool], timeout: float = _PATIENCE, *, what: str = "") -> None:

@@ -1,15 +1,13 @@
 """Each thing that keeps traces from showing up is found by itself, with what to change."""
 
 import os
-import socket
 from collections.abc import Mapping
-from contextlib import closing
 
 import pytest
 
 from spanflow.tracing.checkup import Check, Checkup
 from spanflow.tracing.environment import Protocol
-from tests.otlp_receiver import OtlpReceiver
+from tests.otlp_receiver import OtlpReceiver, free_port
 
 TRACEPARENT = "00-8c0467ea03716c1256ab2a7713c726a0-00f067aa0ba902b7-"
 
@@ -139,8 +137,7 @@ def test_a_test_span_is_sent_also_where_nothing_is_sampled(monkeypatch: pytest.M
 
 
 def test_a_test_span_that_is_not_taken_says_why_and_prints_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        port: int = server.getsockname()[1]
+    port = free_port()
     sent = Checkup(f"http://127.0.0.1:{port}").send()
     assert sent.check.ok is False
     assert f"nothing listens on 127.0.0.1:{port}" in sent.check.said

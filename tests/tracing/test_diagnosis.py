@@ -14,7 +14,7 @@ import pytest
 from spanflow.tracing.diagnosis import diagnose, explain_refusal
 from spanflow.tracing.environment import Destination, Protocol, Signal, destination_of
 from spanflow.tracing.wire import Finding
-from tests.otlp_receiver import OtlpReceiver
+from tests.otlp_receiver import OtlpReceiver, free_port
 
 CERTIFICATE = str(Path(__file__).parent.parent / "tls" / "certificate.pem")
 PROTOCOLS: list[Protocol] = ["grpc", "http/protobuf"]
@@ -62,12 +62,6 @@ def listening(answer: bytes | None, asked: list[bytes] | None = None) -> Generat
 def to(endpoint: str, protocol: Protocol) -> Destination:
     """Where spans go by a base URL."""
     return destination_of("TRACES", protocol, endpoint, [])
-
-
-def free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def test_a_receiver_is_found_to_take_spans_and_gets_none(protocol: Protocol) -> None:

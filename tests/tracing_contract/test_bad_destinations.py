@@ -1,8 +1,6 @@
 """What is wrong with where telemetry goes is said once, with what to change, by a program whose runs do not notice."""
 
-import socket
 import threading
-from contextlib import closing
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -11,7 +9,7 @@ import certifi
 import grpc
 import pytest
 
-from tests.otlp_receiver import OtlpReceiver, WireProtocol
+from tests.otlp_receiver import OtlpReceiver, WireProtocol, free_port
 from tests.tracing_contract.processes import in_process
 
 # Long enough for the exporters to say everything they would say, over and over.
@@ -55,12 +53,6 @@ def said_by(environment: dict[str, str]) -> Said:
     lost = [line for line in lines if "spans were dropped" in line]
     assert len(causes) + len(lost) == len(lines), ended.stderr
     return Said(causes, lost)
-
-
-def free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 @pytest.fixture(params=PROTOCOLS)

@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 import grpc
 import pytest
 
-from tests.otlp_receiver import OtlpReceiver, WireProtocol
+from tests.otlp_receiver import OtlpReceiver, WireProtocol, free_port
 from tests.tracing_contract.flood import PRELUDE, SMALL_QUEUE, flood
 from tests.tracing_contract.processes import in_process
 
@@ -20,9 +20,7 @@ def protocol(request: pytest.FixtureRequest) -> WireProtocol:
 
 def nowhere(protocol: WireProtocol) -> dict[str, str]:
     """Variables that point at a port where nothing listens."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        port = server.getsockname()[1]
-    return {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}", "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
+    return {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}", "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
 
 
 @contextmanager
