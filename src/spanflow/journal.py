@@ -38,7 +38,7 @@ class _Turn:
 _NOTHING = cast("Generator[None, None, None]", iter(()))
 _DONE = _Done()
 _TURN = _Turn()
-_OVERDUE = 256  # events; where steps never wait, readers and whoever cancels the run still get their turn
+_DUE = 256  # events; where steps never wait, readers, whoever cancels the run, and its lease still get their turn
 
 
 class Journal:
@@ -67,7 +67,7 @@ class Journal:
         self._on_broken = on_broken
         self._on_turn: Callable[[], None] | None = None
         self.broken: SpanflowError | None = None
-        self.saved_seq = state.seq
+        self.saved_seq = self._turn_seq = state.seq
         self._settle: Callable[[], Awaitable[None]] | None = None
         self._append_now: AppendNow | None = append_now_of(store)
         self._in_memory = self._append_now is not None and getattr(store, "is_live", False)
@@ -151,7 +151,7 @@ class Journal:
         """
         if self.broken is not None:
             raise self.broken
-        if not self._in_memory or self._saving or len(self._unsaved) >= _OVERDUE:
+        if not self._in_memory or self._saving or self._is_turn_due():
             return False
         self.flush_soon()
         return True
@@ -164,10 +164,15 @@ class Journal:
         """
         if self.broken is not None:
             raise self.broken
-        overdue = len(self._unsaved) >= _OVERDUE
         if self._append_now is not None and not self._saving and self._flush_now(self._append_now):
-            return _TURN if overdue else _DONE
+            if not self._is_turn_due():
+                return _DONE
+            self.flush_soon()
+            return _TURN
         return self._flush()
+
+    def _is_turn_due(self) -> bool:
+        return self.state.seq - self._turn_seq >= _DUE
 
     def _flush_now(self, append_now: AppendNow) -> bool:
         """Flush on the spot. Return False where the store would have to wait; then nothing is lost."""
@@ -258,6 +263,7 @@ class Journal:
 
     def _start_flush(self) -> None:
         self._scheduled = False
+        self._turn_seq = self.state.seq
         if self._on_turn is not None:
             on_turn, self._on_turn = self._on_turn, None
             on_turn()

@@ -6,12 +6,25 @@ import json
 import re
 import weakref
 from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from spanflow import Event, Retry, RunState, Runtime, StepContext, TracingOptions, Workflow, step, tool
+from spanflow import (
+    Event,
+    MemoryStore,
+    Retry,
+    RunState,
+    Runtime,
+    SQLiteStore,
+    StepContext,
+    TracingOptions,
+    Workflow,
+    step,
+    tool,
+)
 from spanflow.events import parse_event
 from spanflow.testing import FakeClock, Traces
 from tests.contract.support import SlowStore, lines, read_all, recorded, turns, until
@@ -805,7 +818,10 @@ async def test_deltas_are_read_while_the_step_still_runs() -> None:
     assert (await stream.get_workflow_state()).unwrap() == 1
 
 
-async def test_steps_that_never_wait_leave_readers_and_whoever_cancels_their_turn() -> None:
+@pytest.mark.parametrize("durable", [False, True])
+async def test_steps_that_never_wait_leave_readers_and_whoever_cancels_their_turn(
+    durable: bool, tmp_path: Path
+) -> None:
     ran: list[int] = []
 
     @step
@@ -813,11 +829,14 @@ async def test_steps_that_never_wait_leave_readers_and_whoever_cancels_their_tur
         ran.append(number)
         return number
 
-    run = await Workflow("flow", input=list[int]).foreach(work, concurrency=2).create_run()
-    stream = await run.stream(list(range(20_000)))
-    async for event in stream:
-        if event.path == "work[50]":
-            break
-    result = await run.cancel()
+    workflow = Workflow("flow", input=list[int]).foreach(work, concurrency=2)
+    store = SQLiteStore(tmp_path / "runs.db") if durable else MemoryStore()
+    async with Runtime(store, workflows=[workflow]) as runtime:
+        run = await runtime.create_run(workflow)
+        stream = await run.stream(list(range(20_000)))
+        async for event in stream:
+            if event.path == "work[50]":
+                break
+        result = await run.cancel()
     assert result.status == "canceled"
     assert len(ran) < 2000
