@@ -45,7 +45,12 @@ class Done:
         found = TREE.search(self.errors)
         assert found is not None, f"no tree in {self.errors!r}"
         assert DURATION.search(found[0]), "the tree names no durations"
-        return FILES_READ.sub("│   └── step read[…]", DURATION.sub("", found[0]))
+        return FILES_READ.sub("│   └── step read[…]", DURATION.sub("", unannounced(found[0])))
+
+
+def unannounced(tree: str) -> str:
+    """A tree without the marker of a run that waits for nothing: it has one only where it took a second."""
+    return tree if "─ wait " in tree else re.sub(r"^├── run\.started\b.*\n", "", tree, flags=re.MULTILINE)
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -199,6 +204,7 @@ def test_quickstart_exports_its_whole_trace_where_an_endpoint_is_set(protocol: W
         done = run("quickstart.py", "zebra", docs, "--user", "u-42", "--session", "s-7", **receiver.environment)
     spans = receiver.spans()
     assert {span.trace_id for span in spans} == {done.trace_id}
+    spans = [span for span in spans if span.name != "run.started"]  # there where the machine was slow
     assert sorted(span.name for span in spans) == [
         "execute_tool search",
         "foreach read",
