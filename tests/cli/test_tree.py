@@ -1,9 +1,11 @@
 """The tree that is drawn from a journal is the one that the spans of the run have."""
 
+import asyncio
 import json
 import time
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from spanflow import Runtime, SQLiteStore, Workflow
+from spanflow import Retry, RunState, Runtime, SQLiteStore, Workflow, step
 from spanflow.cli.tree import draw, spans_of
 from spanflow.entries import Entry
 from spanflow.ports import RunRecord, Store
@@ -19,6 +21,7 @@ from spanflow.testing import capture_traces
 from spanflow.tracing import names
 from spanflow.tracing.lines import Line, ReadableSpanLike, describe
 from tests.cli.shop import Decision, Refund, pay, refunds
+from tests.contract.support import Boom, SlowStore
 from tests.durable.processes import RUN_ID, Order, complete, finish, launch
 from tests.durable.program import conclude
 from tests.properties.driving import tell
@@ -98,6 +101,42 @@ async def test_a_run_that_went_back_in_another_one_draws_what_is_in_its_own_trac
         record, entries = await journal(SQLiteStore(tmp_path / "runs.db"), new.run_id)
     drawn = [(span.name, span.start_time, span.end_time) for span in spans_of(record.plan, entries, now=0)]
     assert drawn == [(span.name, span.start_time, span.end_time) for span in traces.find()]
+
+
+@pytest.mark.parametrize("by", ["a sibling's failure", "somebody"])
+async def test_a_step_that_is_canceled_as_it_is_to_be_tried_again_at_once_has_waited_for_nothing(by: str) -> None:
+    begun = asyncio.Event()
+
+    @step(retry=Retry(max_attempts=3, delay=0))
+    async def stumble(value: int) -> int:
+        begun.set()
+        if by == "somebody":
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+        raise Boom("again")
+
+    @step
+    async def follow(value: int) -> int:
+        await begun.wait()
+        if by == "somebody":
+            await asyncio.Event().wait()
+        raise Boom("for good")
+
+    workflow = Workflow("flow", input=int).parallel(stumble, follow)
+    store = SlowStore()
+    with capture_traces() as traces:
+        async with Runtime(store, workflows=[workflow]) as runtime, asyncio.timeout(30):
+            run = await runtime.create_run(workflow, run_id="r")
+            stream = await run.stream(1)
+            await begun.wait()
+            if by == "somebody":
+                await run.cancel()
+            await stream.get_workflow_state()
+            record, entries = await journal(store, "r")
+    assert RunState.fold([entry.event for entry in entries]).steps["stumble"].status == "canceled"
+    assert {entry.span_id for entry in entries} <= {span.context.span_id for span in traces.spans if span.context}
+    assert traces.find("wait *") == ()
+    assert seen(spans_of(record.plan, entries, now=0)) == seen(traces.spans)
 
 
 @pytest.mark.parametrize("kill", ["after write 5", "after write 9", "after write 14", "in measure[0]", "tool with 3"])

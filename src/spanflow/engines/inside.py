@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from spanflow.attempt import attempt
 from spanflow.clock import RunClock
@@ -145,16 +145,16 @@ class Inside:
         record(StepFinish, {"id": id, "attempt": number, "duration": duration}, path, scope.span_id, at)
         self.journal.flush_soon()
 
-    def give_up(self, id: str, path: str, number: int, started_at: int, *, waited: bool = False) -> None:
+    def give_up(self, id: str, path: str, number: int, started_at: int, wait: Literal["cut", "over"] | None) -> None:
         """Record that a step was canceled between two attempts; the span of the last one has ended.
 
-        ``waited`` says that the wait was over by then, and has its span.
+        ``wait`` says what became of the wait between them: one that is cut gets its span here. None: there was none.
         """
         at = self.now()
-        attributes = {names.STEP_ID: id, names.STEP_PATH: path, names.WAIT_REASON: "retry"}
-        attributes[names.STEP_STATUS] = "canceled"
-        span_id = self.scope.span_id_of(f"{path}/retry", number)
-        if not waited:
+        span_id = self.scope.span_id_of(path if wait is None else f"{path}/retry", number)
+        if wait == "cut":
+            attributes = {names.STEP_ID: id, names.STEP_PATH: path, names.WAIT_REASON: "retry"}
+            attributes[names.STEP_STATUS] = "canceled"
             self.scope.interval(f"wait {id}", f"{path}/retry", number, attributes, started_at, at)
         self.journal.record(StepResultEvent, {"id": id, "status": "canceled"}, path, span_id, at)
         finish = {"id": id, "attempt": number, "duration": (at - started_at) / 1e9}

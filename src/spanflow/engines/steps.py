@@ -21,16 +21,22 @@ AnyStep = Step[Any, Any, Any]
 
 
 class _Again:
-    """An attempt failed and another one follows."""
+    """An attempt failed and another one follows, at once or after a wait."""
+
+    __slots__ = ("waited",)
+
+    def __init__(self, waited: bool) -> None:
+        self.waited = waited
 
 
-_AGAIN = _Again()
+_AT_ONCE, _AFTER_A_WAIT = _Again(False), _Again(True)
 
 
 async def run_step(inside: Inside, step: AnyStep, path: str, value: Value, position: Position) -> Outcome:
     """Return what a step came to, in this stretch or one before."""
     known = inside.drive.state.steps.get(path)
     number = failures = 0
+    waited = False
     if known is not None:
         settled = inside.settled(known, step.output)
         if settled is not None:
@@ -39,13 +45,14 @@ async def run_step(inside: Inside, step: AnyStep, path: str, value: Value, posit
         number, failures = known.attempt, known.failures
         if known.status == "waiting" and known.until is not None:  # its process died between two attempts
             failed_at = known.ended_at or known.until
-            await _delay(inside, step.id, path, number, failed_at, known.until if known.until > failed_at else None)
+            waited = known.until > failed_at
+            await _delay(inside, step.id, path, number, failed_at, known.until if waited else None)
     elif inside.scope.spans.room.crowded:  # while there is nothing yet that would have to be closed
         await inside.scope.spans.room.room()
     while True:
         if inside.drive.stopping:
             if failures and not inside.drive.leaving:
-                inside.give_up(step.id, path, number, inside.now(), waited=True)
+                inside.give_up(step.id, path, number, inside.now(), "over" if waited else None)
             raise asyncio.CancelledError
         number += 1
         outcome = await _attempt(inside, step, path, number, failures, value, position)
@@ -55,6 +62,7 @@ async def run_step(inside: Inside, step: AnyStep, path: str, value: Value, posit
         if not isinstance(outcome, _Again):
             return inside.count(outcome)
         failures += 1
+        waited = outcome.waited
 
 
 async def _attempt(
@@ -146,7 +154,7 @@ async def _failed(
     if until is not None:
         drive.announce_before(until)
     await _delay(inside, step.id, path, number, at, until)
-    return _AGAIN
+    return _AT_ONCE if until is None else _AFTER_A_WAIT
 
 
 async def _delay(inside: Inside, id: str, path: str, number: int, at: int, until: int | None) -> None:
@@ -161,7 +169,7 @@ async def _delay(inside: Inside, id: str, path: str, number: int, at: int, until
         raise
     except BaseException:
         if not drive.leaving:
-            inside.give_up(id, path, number, at)
+            inside.give_up(id, path, number, at, None if until is None else "cut")
         raise
     attributes = {names.STEP_ID: id, names.STEP_PATH: path, names.WAIT_REASON: "retry"}
     inside.scope.interval(f"wait {id}", f"{path}/retry", number, attributes, at, drive.clock.time_ns())
