@@ -818,9 +818,10 @@ async def test_deltas_are_read_while_the_step_still_runs() -> None:
     assert (await stream.get_workflow_state()).unwrap() == 1
 
 
+@pytest.mark.parametrize("concurrency", [2, 200, 20_000])
 @pytest.mark.parametrize("durable", [False, True])
 async def test_steps_that_never_wait_leave_readers_and_whoever_cancels_their_turn(
-    durable: bool, tmp_path: Path
+    durable: bool, concurrency: int, tmp_path: Path
 ) -> None:
     ran: list[int] = []
 
@@ -829,7 +830,7 @@ async def test_steps_that_never_wait_leave_readers_and_whoever_cancels_their_tur
         ran.append(number)
         return number
 
-    workflow = Workflow("flow", input=list[int]).foreach(work, concurrency=2)
+    workflow = Workflow("flow", input=list[int]).foreach(work, concurrency=concurrency)
     store = SQLiteStore(tmp_path / "runs.db") if durable else MemoryStore()
     async with Runtime(store, workflows=[workflow]) as runtime:
         run = await runtime.create_run(workflow)
@@ -840,3 +841,22 @@ async def test_steps_that_never_wait_leave_readers_and_whoever_cancels_their_tur
         result = await run.cancel()
     assert result.status == "canceled"
     assert len(ran) < 2000
+
+
+async def test_a_step_that_calls_tools_that_never_wait_leaves_whoever_cancels_a_turn() -> None:
+    called: list[int] = []
+
+    @tool
+    async def look_up(number: int) -> int:
+        called.append(number)
+        return number
+
+    @step
+    async def work(number: int) -> int:
+        return sum([await look_up(number=each) for each in range(number)])
+
+    run = await Workflow("flow", input=int).then(work).create_run()
+    stream = await run.stream(20_000)
+    await until(stream, "tool-result")
+    assert (await run.cancel()).status == "canceled"
+    assert len(called) < 2000

@@ -97,7 +97,7 @@ class Drive:
     async def stored(self) -> None:
         if self.root.spans.room.crowded:
             await self.root.spans.room.room()
-        if self.stores_json and threading.get_ident() == self._thread:
+        if threading.get_ident() == self._thread and not self.journal.flushes_in_turn():
             await self.journal.flush()
 
     def change_state(self, scope: str, values: dict[str, Any], by: str) -> None:

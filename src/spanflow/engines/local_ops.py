@@ -40,6 +40,8 @@ from spanflow.tracing import names
 from spanflow.tracing.spans import Scope
 from spanflow.tracing.thinning import open_step
 
+_AT_ONCE = 256  # forks that begin in one turn of the event loop
+
 
 class _Stop(Exception):
     """Ends a task group whose outcome is decided."""
@@ -130,7 +132,9 @@ class LocalOps:
                 await work()
             elif workers > 1:
                 async with asyncio.TaskGroup() as group:
-                    for _ in range(workers):
+                    for number in range(workers):
+                        if number and number % _AT_ONCE == 0:
+                            await asyncio.sleep(0)
                         group.create_task(work())
         except* _Stop:
             pass
