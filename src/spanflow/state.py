@@ -77,7 +77,7 @@ class RunState:
 
     ``restored`` says that values were read from a store as JSON, and have yet to get their types back. ``inputs`` has
     what steps are given instead of what the plan would give them, by path; ``linked`` the trace of the latest stretch
-    where it is not that of the first.
+    where it is not that of the first; ``open_steps`` those of ``steps`` that have no result yet.
     """
 
     run_id: str = ""
@@ -92,6 +92,7 @@ class RunState:
     metadata: dict[str, Any] = field(default_factory=_DICT)
     steps: dict[str, StepResult] = field(default_factory=_DICT)
     latest: dict[str, StepResult] = field(default_factory=_DICT)
+    open_steps: dict[str, StepResult] = field(default_factory=_DICT)
     decisions: dict[str, Any] = field(default_factory=_DICT)
     values: dict[str, dict[str, Any]] = field(default_factory=_DICT)
     inputs: dict[str, Any] = field(default_factory=_DICT)
@@ -216,11 +217,13 @@ def _step_start(state: RunState, entry: Entry, payload: dict[str, Any]) -> None:
     known = state.steps.get(path)
     if known is None:
         at = entry.timestamp
-        state.steps[path] = StepResult(payload["id"], path, "running", payload["attempt"], started_at=at, attempt_at=at)
+        known = StepResult(payload["id"], path, "running", payload["attempt"], started_at=at, attempt_at=at)
+        state.steps[path] = known
         state.steps_run += 1
     else:
         known.status, known.attempt, known.until = "running", payload["attempt"], None
         known.attempt_at = entry.timestamp
+    state.open_steps[path] = known
 
 
 def _step_retry(state: RunState, entry: Entry, payload: dict[str, Any]) -> None:
@@ -244,7 +247,8 @@ def _step_suspended(state: RunState, entry: Entry, payload: dict[str, Any]) -> N
 
 def _step_waiting(state: RunState, entry: Entry, payload: dict[str, Any]) -> None:
     path = entry.path
-    state.steps[path] = StepResult(payload["id"], path, "waiting", started_at=entry.timestamp, until=payload["until"])
+    step = StepResult(payload["id"], path, "waiting", started_at=entry.timestamp, until=payload["until"])
+    state.steps[path] = state.open_steps[path] = step
 
 
 def _step_result(state: RunState, entry: Entry, payload: dict[str, Any]) -> None:
@@ -252,6 +256,7 @@ def _step_result(state: RunState, entry: Entry, payload: dict[str, Any]) -> None
     step = state.steps[path]
     if step.status == "suspended":
         state.waiting.discard(path)
+    state.open_steps.pop(path, None)
     step.status, step.error, step.ended_at = payload["status"], payload.get("error"), entry.timestamp
     output = payload.get("output")
     if output is None and payload.get("output_ref") is not None:

@@ -3,6 +3,8 @@
 import asyncio
 import gc
 import threading
+import time
+from collections.abc import Awaitable
 from typing import Any
 
 import pytest
@@ -20,7 +22,7 @@ from spanflow import (
     Workflow,
     step,
 )
-from tests.contract.support import SlowStore, lines, read_all, recorded, turns, until, untyped
+from tests.contract.support import SlowStore, lines, read_all, recorded, result_of, turns, until, untyped
 
 
 class Ask(BaseModel):
@@ -671,6 +673,32 @@ async def test_a_suspended_step_leaves_no_frame_of_its_code_behind() -> None:
     gc.collect()
     assert not [each for each in gc.get_objects() if type(each) is Held]
     assert (await run.resume(1)).unwrap() == 1
+
+
+async def seconds_of(work: Awaitable[Any]) -> float:
+    """How long the processor is at it, however busy the machine is."""
+    begin = time.process_time()
+    await work
+    return time.process_time() - begin
+
+
+async def test_canceling_a_run_with_many_questions_takes_as_long_as_they_are_many() -> None:
+    nested = Workflow("nested", input=int).then(double).then(approve)
+    flow = Workflow("flow", input=list[int]).foreach(nested, concurrency=10)
+    few, many = [await seconds_of((await suspended(flow, list(range(n)))).cancel()) for n in (300, 3000)]
+    assert many < 40 * few  # a hundred times as long where each one looks at all
+
+
+async def test_a_wide_foreach_of_workflows_costs_the_same_after_a_question() -> None:
+    async def numbers(value: Any) -> list[int]:
+        return list(range(6000))
+
+    nested = Workflow("nested", input=int).then(double)
+    flow = Workflow("flow", input=int).map(numbers).foreach(nested, concurrency=10)
+    asking = Workflow("flow", input=int).then(approve).map(numbers).foreach(nested, concurrency=10)
+    run = await suspended(asking)
+    plain, resumed = await seconds_of(result_of(flow, 1)), await seconds_of(run.resume(Decision(approved=True)))
+    assert resumed < 6 * plain  # ten times and more where each workflow looks at all that is recorded
 
 
 async def test_a_question_outside_a_step_is_refused() -> None:

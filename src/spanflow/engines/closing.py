@@ -1,11 +1,13 @@
 """Close what a run leaves open when it ends while steps still wait: no orphan span, no step without a result."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, Protocol
 
 from spanflow.entries import Entry
 from spanflow.errors import ProcessLost
-from spanflow.events import StepError, StepFinish, StepResultEvent, StepRetry, ToolResultEvent
+from spanflow.events import StepError, StepFinish, StepResultEvent, StepRetry, StepStatus, ToolResultEvent
 from spanflow.journal import Journal
 from spanflow.plan import ForeachNode, Plan, SleepNode, WaitNode, WorkflowNode, arm_at, node_at
 from spanflow.state import PROCESS_LOST, RunState, StepResult, parent_path
@@ -13,7 +15,8 @@ from spanflow.tracing import names
 from spanflow.tracing.roots import RootScope
 from spanflow.tracing.spans import Scope
 
-_OPEN = ("suspended", "running", "waiting")  # statuses of steps that have no result yet
+_Tally = Counter[tuple[str, StepStatus]]
+"""How many steps inside a frame, by its path, have come to a status."""
 
 
 class Ending(Protocol):
@@ -27,34 +30,27 @@ class Ending(Protocol):
     def plan(self) -> Plan: ...
 
 
-def close_open(run: Ending, at: int, under: Sequence[str] = ("",)) -> None:
+def close_open(run: Ending, at: int, under: AbstractSet[str] = frozenset({""})) -> None:
     """End waiting steps ``under`` these paths as canceled, then the frames around them, the innermost first."""
-    _close(
-        run,
-        at,
-        [
-            step
-            for step in run.state.steps.values()
-            if step.status in _OPEN
-            and any(not path or step.path == path or _encloses(path, step.path) for path in under)
-        ],
-    )
+    _close(run, at, [step for step in run.state.open_steps.values() if any(path in under for path in _line(step.path))])
 
 
 def close_inside(run: Ending, at: int, frame: str) -> None:
     """End what still waits inside a frame that is about to end."""
-    steps = run.state.steps.values()
-    _close(run, at, [each for each in steps if each.status in _OPEN and _encloses(frame, each.path)])
+    inside = [step for step in run.state.open_steps.values() if step.path.startswith((f"{frame}/", f"{frame}["))]
+    _close(run, at, inside)
 
 
 def _close(run: Ending, at: int, left: Sequence[StepResult]) -> None:
+    tally = _tally(run.state) if left else _Tally()
     for step in sorted(left, key=lambda step: len(step.path), reverse=True):
         if step.status == "suspended" and step.suspended_at is not None:
             _end_suspension(run, step, step.suspended_at, at)
         elif step.status == "waiting":
             _end_wait(run, step, at)
         else:
-            _end_frame(run, step, at)
+            span_id = _end_span(run, step, at, "canceled", tally)
+            _record(run, step, span_id, at)
 
 
 def _end_suspension(run: Ending, step: StepResult, since: int, at: int) -> None:
@@ -88,32 +84,26 @@ def _end_wait(run: Ending, step: StepResult, at: int) -> None:
     _record(run, step, span_id, at)
 
 
-def _end_frame(run: Ending, step: StepResult, at: int) -> None:
-    span_id = _end_span(run, step, at, "canceled")
-    _record(run, step, span_id, at)
-
-
-def _end_span(run: Ending, frame: StepResult, at: int, status: str) -> int | None:
+def _end_span(run: Ending, frame: StepResult, at: int, status: str, tally: _Tally) -> int | None:
     """End the span of a frame, and return its id."""
     scope = _frame_scope(run, frame)
     scope.revive()
-    inside = [other for path, other in run.state.steps.items() if parent_path(path) == frame.path]
-    scope.note(
-        {
-            names.SUCCEEDED: sum(other.status == "success" for other in inside),
-            names.FAILED: sum(other.status == "failed" for other in inside),
-            names.STEP_STATUS: status,
-        }
-    )
+    counts = {names.SUCCEEDED: tally[frame.path, "success"], names.FAILED: tally[frame.path, "failed"]}
+    scope.note({**counts, names.STEP_STATUS: status})
     scope.end(at)
     return scope.span_id
 
 
 def end_frames(run: Ending, at: int) -> None:
     """End the spans of the frames around what waits, the innermost first. They begin anew in the next trace."""
-    around = [step for step in run.state.steps.values() if step.status == "running"]
+    around = [step for step in run.state.open_steps.values() if step.status == "running"]
+    tally = _tally(run.state)
     for step in sorted(around, key=lambda step: len(step.path), reverse=True):
-        _end_span(run, step, at, "suspended")
+        _end_span(run, step, at, "suspended", tally)
+
+
+def _tally(state: RunState) -> _Tally:
+    return Counter((parent_path(path), step.status) for path, step in state.steps.items())
 
 
 def close_lost(run: Ending, at: int) -> None:
@@ -124,7 +114,7 @@ def close_lost(run: Ending, at: int) -> None:
     """
     for call_id, entry in list(run.state.open_calls.items()):
         _lose_call(run, call_id, entry, at)
-    for step in list(run.state.steps.values()):
+    for step in list(run.state.open_steps.values()):
         if step.status == "running" and not _is_frame(run, step.path):
             _lose_attempt(run, step, at)
 
@@ -194,8 +184,12 @@ def _is_frame(run: Ending, path: str) -> bool:
     return isinstance(node_at(run.plan, path), ForeachNode | WorkflowNode)
 
 
-def _encloses(frame: str, path: str) -> bool:
-    return path.startswith((f"{frame}/", f"{frame}["))
+def _line(path: str) -> Iterator[str]:
+    """Return a path and those of the frames around it, up to the run's."""
+    while path:
+        yield path
+        path = parent_path(path)
+    yield path
 
 
 def _record(run: Ending, step: StepResult, span_id: int | None, at: int) -> None:

@@ -110,7 +110,7 @@ class LocalOps:
         drive = self._inside.drive
         decisive = None if drive.state.stretch == 1 else self._decided(forks, keep_going=keep_going)
         if decisive is not None:
-            close_open(drive, self._inside.now(), [fork.path for fork in forks])
+            close_open(drive, self._inside.now(), {fork.path for fork in forks})
             return Joined(outcomes, decisive)
         queue = iter(enumerate(forks))
 
@@ -139,7 +139,7 @@ class LocalOps:
         except* _Stop:
             pass
         if decisive is not None and (drive.state.waiting or drive.state.stretch > 1):  # nobody goes on with these
-            close_open(drive, self._inside.now(), [fork.path for fork in forks])
+            close_open(drive, self._inside.now(), {fork.path for fork in forks})
         return Joined(outcomes, decisive)
 
     def _decided(self, forks: Sequence[Fork], *, keep_going: bool) -> Outcome | None:
