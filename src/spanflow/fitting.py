@@ -6,7 +6,7 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from spanflow.annotations import annotation_name, fits
+from spanflow.annotations import annotation_name, fits, plain
 from spanflow.parameters import Parameters
 
 
@@ -22,6 +22,7 @@ def misfit(given: Any, target: Any, parameters: Parameters | None) -> str | None
 
 def item_of(annotation: Any) -> Any:
     """Return the annotation of a list's items, Any where it is unknown, None where it is no list."""
+    annotation = plain(annotation)
     origin, arguments = get_origin(annotation) or annotation, get_args(annotation)
     if origin in (Union, types.UnionType):
         items = [item_of(each) for each in arguments]

@@ -4,10 +4,10 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from spanflow import (
     DefinitionError,
@@ -405,6 +405,7 @@ FITS: dict[str, Callable[[], Any]] = {
     "the tuple of parallel": lambda: Workflow("base", input=int).parallel(describe, double).then(join),
     "the list of foreach": lambda: Workflow("base", input=list[int]).foreach(describe).then(count),
     "a tuple of one type as list": lambda: untyped(Workflow("base", input=tuple[int, ...])).foreach(describe),
+    "a list with a limit": lambda: Workflow("base", input=Annotated[list[int], Field(max_length=9)]).foreach(describe),
     "the outcomes of foreach collect": lambda: (
         Workflow("base", input=list[int]).foreach(describe, on_error="collect").then(good_ones)
     ),

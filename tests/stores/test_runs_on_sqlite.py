@@ -546,3 +546,25 @@ async def test_that_a_step_has_begun_is_in_the_file_before_its_code_runs(tmp_pat
         run = await runtime.create_run(Workflow("looking", input=int).then(look).then(again))
         assert (await run.start(1)).status == "success"
     assert begun == ["look", "look", "again"]
+
+
+@pytest.mark.parametrize("place", ["input", "output"])
+async def test_a_list_that_a_workflows_type_has_changed_is_read_back_as_it_became(place: str, tmp_path: Path) -> None:
+    async def with_nine(value: int) -> list[int]:
+        return [value, 9]
+
+    def longer(values: list[int]) -> list[int]:
+        return values if 9 in values[2:] else [*values, 9]
+
+    kind: Any = Annotated[list[int], BeforeValidator(longer)]
+    flow: Workflow[Any, Any] = Workflow("flow", input=int)
+    if place == "input":
+        flow = flow.map(with_nine).then(Workflow("nested", input=kind).foreach(double))
+    else:
+        flow = flow.then(Workflow("nested", input=int, output=kind).map(with_nine)).foreach(double)
+    async with Runtime(store=SQLiteStore(tmp_path / "runs.db"), workflows=[flow]) as runtime:
+        run = await runtime.create_run(flow)
+        assert (await run.start(1)).unwrap() == [2, 18, 18]
+        events = [event async for event in run.observe_stream()]
+    inputs = [event.payload.input for event in events if isinstance(event, StepStart) and "double" in event.path]
+    assert inputs == [[1, 9, 9], 1, 9, 9]

@@ -214,7 +214,7 @@ class LocalOps:
             return LocalOps(drive, scope, definition, place), value
         given: Value | Failed
         try:
-            given = Value(definition.input.validate(value.data), value.ref)
+            given = _validated(definition.input, value)
         except ValidationError as error:
             problem = InvalidInput(
                 f"Workflow {frame.path!r} takes {definition.input.name}: {describe(error, definition.input.annotation)}"
@@ -267,11 +267,21 @@ class LocalOps:
         if schema is None:
             return outcome
         try:
-            return Value(schema.validate(outcome.data), outcome.ref)
+            return _validated(schema, outcome)
         except ValidationError as error:
             return self.failure(
                 path, InvalidOutput(f"Workflow {path!r} must give {schema.name}: {describe(error, schema.annotation)}")
             )
+
+
+def _validated(schema: Schema[Any], value: Value) -> Value:
+    """Return a value as its type has it; what that has changed is not what was stored before."""
+    made = schema.validate(value.data)
+    try:
+        same = made is value.data or bool(made == value.data)
+    except Exception:  # values of the user's own kinds
+        same = False
+    return Value(made, value.ref if same else None)
 
 
 def _list_schema(definition: Definition, id: str) -> Schema[Any]:
