@@ -158,6 +158,19 @@ async def test_a_run_does_not_wait_for_a_batch_to_be_full_where_the_queue_is_sma
     await asyncio.to_thread(queue.close)
 
 
+@pytest.mark.parametrize("size", [1, 2, 3])
+async def test_a_queue_of_hardly_any_places_loses_nothing_where_each_one_is_waited_for(size: int) -> None:
+    gate = Gate()
+    queue = ExportQueue(gate, size=size, batch_size=1, delay=600, patience=30)
+    tracer = tracing(queue)
+    for _ in range(20):
+        await asyncio.wait_for(queue.room(), 10)
+        emit(tracer, 1)
+    await asyncio.to_thread(queue.close)
+    assert not queue.lost
+    assert len(gate.taken) == 20
+
+
 async def test_a_run_waits_no_longer_than_the_patience() -> None:
     gate = Gate(LATER)
     queue = queue_to(gate)

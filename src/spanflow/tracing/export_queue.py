@@ -65,8 +65,8 @@ class ExportQueue(SpanProcessor):
         self.size = size
         self._batch_size = batch_size
         self._delay = delay
-        self._high = max(1, size // _CROWDED, min(batch_size, size // 2))
-        self._nearly, self._low = max(1, size * 7 // 8), self._high // 2
+        self._high = max(size // _CROWDED, min(batch_size, size // 2))
+        self._nearly, self._low = size * 7 // 8, self._high // 2
         self._closing = self._closed = self._warned = False
         self._reset()
         self._on_start: list[Callable[[], None]] = []
