@@ -196,6 +196,16 @@ def test_failures_fold_too_where_they_are_too_many() -> None:
     assert lines[-1] == "└── … 145 more step a: 0 ok, 145 failed"
 
 
+def test_a_fold_says_of_what_did_not_come_to_its_end_how_it_stands() -> None:
+    stood = {**dict.fromkeys(range(60, 80), "canceled"), **dict.fromkeys(range(80, 90), "suspended"), 90: "running"}
+    items = [
+        span("step a", i, 1, start=i, attributes={"spanflow.step.status": stood[i]} if i in stood else {})
+        for i in range(2, 102)
+    ]
+    lines = render([span("root", 1), *items], times=False).splitlines()
+    assert lines[-1] == "└── … 95 more step a: 64 ok, 20 canceled, 10 suspended, 1 running"
+
+
 def test_siblings_with_other_names_are_not_folded() -> None:
     spans = [
         span("root", 1),

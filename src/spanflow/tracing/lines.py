@@ -63,6 +63,14 @@ def failed(span: ReadableSpanLike) -> bool:
     return span.status.status_code is StatusCode.ERROR
 
 
+def outcome_of(span: ReadableSpanLike) -> str:
+    """Return what a span came to, in a word: ``ok``, ``failed``, or its status, such as ``canceled``."""
+    if failed(span):
+        return "failed"
+    status = _status(span.attributes or {})
+    return "ok" if status == "success" else status
+
+
 def duration_of(span: ReadableSpanLike) -> str:
     """Write a span's duration for people: ``12 ms``, ``1.20 s``, ``3 min 5 s``."""
     if span.start_time is None or span.end_time is None:
@@ -119,14 +127,18 @@ def _facts(span: ReadableSpanLike, found: Mapping[str, object]) -> Iterator[str]
         yield f"attempt {attempt}"
     if names.BRANCH_ARM in found:
         yield f"arm {_short(found[names.BRANCH_ARM])}"
-    status = found.get(names.RUN_STATUS, found.get(names.STEP_STATUS, "success"))
+    status = _status(found)
     if status != "success" and not (status == "failed" and failed(span)):  # ERROR says it already
-        yield _short(status)
+        yield status
     lost = found.get(names.FAILED)
     if isinstance(lost, int) and lost > 0:
         yield f"{lost} failed"
     if names.SPANS_LEFT_OUT in found:
         yield f"{found[names.SPANS_LEFT_OUT]} more without a span"
+
+
+def _status(found: Mapping[str, object]) -> str:
+    return _short(found.get(names.RUN_STATUS, found.get(names.STEP_STATUS, "success")))
 
 
 def _short(value: object, length: int = _MAX_VALUE) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from opentelemetry.trace import SpanContext, format_span_id
 
 from spanflow.tracing import names
-from spanflow.tracing.lines import Line, ReadableSpanLike, describe, failed
+from spanflow.tracing.lines import Line, ReadableSpanLike, describe, failed, outcome_of
 
 __all__ = ["ReadableSpanLike", "render"]
 
@@ -165,10 +165,11 @@ def _fold(siblings: Sequence[ReadableSpanLike], above: int) -> list[ReadableSpan
 
 
 def _fold_text(name: str, spans: Sequence[ReadableSpanLike]) -> str:
-    lost = sum(map(failed, spans))
     of_foreach = all(names.FOREACH_INDEX in (span.attributes or {}) for span in spans)
-    outcome = f"{len(spans) - lost} ok" + (f", {lost} failed" if lost else "")
-    return f"… {len(spans)} more {'foreach items' if of_foreach else name}: {outcome}"
+    outcomes = Counter({"ok": 0})
+    outcomes.update(map(outcome_of, spans))
+    told = ", ".join(f"{number} {outcome}" for outcome, number in outcomes.items())
+    return f"… {len(spans)} more {'foreach items' if of_foreach else name}: {told}"
 
 
 def _row(node: _Node, times: bool, attributes: Collection[str]) -> _Row:
