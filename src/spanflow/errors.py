@@ -27,6 +27,7 @@ Facts are attributes as well as text.
         └── RunCanceled
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -63,10 +64,11 @@ class RunNotFound(SpanflowError):
     """The store holds no run of this id."""
 
     def __init__(self, run_id: str) -> None:
-        super().__init__(
-            f"There is no run {run_id!r} in this store."
-            " Check the id, and that the runtime opened the store the run was started on."
-        )
+        if re.fullmatch("[0-9a-f]{32}", str(run_id)):
+            advice = "That looks like a trace id: find_runs(trace_id=...) and `spanflow runs --trace` tell its run."
+        else:
+            advice = "Check the id, and that the runtime opened the store the run was started on."
+        super().__init__(f"There is no run {run_id!r} in this store. {advice}")
         self.run_id = run_id
 
 

@@ -168,6 +168,10 @@ def test_an_unknown_run_is_one_line_and_code_2(spanflow: Spanflow) -> None:
         assert re.fullmatch(r"error: There is no run 'nowhere' in this store\..*\n", done.err)
 
 
+def test_a_trace_id_in_place_of_a_run_is_told_how_to_find_its_run(spanflow: Spanflow) -> None:
+    assert "spanflow runs --trace" in spanflow("show", "8c0467ea03716c1256ab2a7713c726a0").err
+
+
 # --- runs in progress, in another process
 
 
