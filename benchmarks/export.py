@@ -96,8 +96,10 @@ def _sink() -> Generator[str]:
     command = [sys.executable, "-m", "benchmarks.export", "--items=0", "--sink"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=_ROOT) as process:
         assert process.stdout is not None
-        yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
-        process.terminate()
+        try:
+            yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
+        finally:
+            process.terminate()
 
 
 def _take_what_comes() -> None:
