@@ -7,8 +7,8 @@ import time
 from collections.abc import Sequence
 
 import pytest
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.trace import Tracer
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
+from opentelemetry.trace import SpanContext, Tracer
 
 from spanflow.tracing.backpressure import ending
 from spanflow.tracing.export_queue import ExportQueue
@@ -74,6 +74,45 @@ def test_what_was_taken_is_in_order_and_flush_says_so() -> None:
     assert queue.force_flush(5000)
     assert gate.taken == [str(number) for number in range(25)]
     assert queue.close()
+
+
+def test_a_span_that_waits_tells_the_same_of_events_and_links_as_when_it_ended() -> None:
+    class Kept(Gate):
+        """Keeps what is delivered."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.spans: list[ReadableSpan] = []
+
+        def deliver(self, batch: Sequence[ReadableSpan]) -> Verdict:
+            self.spans += batch
+            return super().deliver(batch)
+
+    class First(SpanProcessor):
+        """Sees spans before the queue does."""
+
+        def on_end(self, span: ReadableSpan) -> None:
+            ended.append(told(span))
+
+    def told(span: ReadableSpan) -> tuple[object, ...]:
+        return tuple(span.events), tuple(span.links), span.dropped_events, span.dropped_links
+
+    ended: list[tuple[object, ...]] = []
+    gate = Kept()
+    queue = queue_to(gate)
+    for limits in (SpanLimits(), SpanLimits(max_events=0, max_links=0)):
+        provider = TracerProvider(span_limits=limits, shutdown_on_exit=False)
+        provider.add_span_processor(First())
+        provider.add_span_processor(queue)
+        tracer = provider.get_tracer("spanflow")
+        tracer.start_span("plain").end()
+        span = tracer.start_span("full")
+        span.add_event("seen", {"number": 1})
+        span.add_link(SpanContext(1, 2, is_remote=False))
+        span.end()
+    assert queue.close()
+    assert [told(span) for span in gate.spans] == ended
+    assert [(len(span.events), span.dropped_events) for span in gate.spans] == [(0, 0), (1, 0), (0, 0), (0, 1)]
 
 
 def test_flush_says_what_was_not_taken_and_keeps_its_time() -> None:

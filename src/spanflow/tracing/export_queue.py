@@ -14,10 +14,11 @@ import time
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from opentelemetry import context as context_api
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.sdk.util import BoundedList
 from opentelemetry.trace import TraceFlags
 
 from spanflow.tracing import metrics
@@ -97,8 +98,11 @@ class ExportQueue(SpanProcessor):
         context = span.context
         if context is None or not context.trace_flags & TraceFlags.SAMPLED:
             return
-        owned: Any = span
-        owned.spanflow_owner = ending.owner
+        held = vars(span)
+        held["spanflow_owner"] = ending.owner
+        for name in ("_events", "_links"):  # an empty one takes 0.8 kB while the span waits
+            if type(kept := held.get(name)) is BoundedList and not kept.dropped and not kept:
+                held[name] = ()
         length = len(self._queue)
         if length >= self._calm and not self._admits(span, length):
             return
