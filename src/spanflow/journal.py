@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any, cast
 
+from spanflow.context import Done
 from spanflow.entries import Entry, RunIds
 from spanflow.errors import SpanflowError
 from spanflow.events import Envelope, leave_out_own
@@ -26,18 +27,9 @@ class _Done:
         return _NOTHING
 
 
-class _Turn:
-    """An awaitable of what is done already, that lets the event loop have a turn."""
-
-    __slots__ = ()
-
-    def __await__(self) -> Generator[None, None, None]:
-        yield
-
-
 _NOTHING = cast("Generator[None, None, None]", iter(()))
 _DONE = _Done()
-_TURN = _Turn()
+_TURN = Done()
 _DUE = 256  # events; where steps never wait, readers, whoever cancels the run, and its lease still get their turn
 
 
