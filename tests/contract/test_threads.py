@@ -1,8 +1,9 @@
 """Plain functions run in threads, which nothing stops: the run goes on without them, and its record is whole."""
 
 import asyncio
+import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -26,6 +27,14 @@ class Gate:
 @pytest.fixture
 def gate() -> Gate:
     return Gate()
+
+
+@pytest.fixture
+def threads_switch_often() -> Iterator[None]:
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(usual)
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -189,4 +198,30 @@ async def test_a_call_that_is_dropped_while_another_ends_does_not_hold_that_up(t
 
     result = await (await Workflow("flow", input=int).then(work).create_run()).start(1)
     assert result.unwrap() == 1
+    traces.assert_complete()
+
+
+@pytest.mark.usefixtures("threads_switch_often")
+async def test_tools_that_threads_of_one_step_call_at_once_are_told_apart(traces: Traces) -> None:
+    @tool
+    def note(number: int) -> int:
+        """Take a note."""
+        return number
+
+    @step
+    async def work(number: int) -> int:
+        begin = threading.Barrier(4)
+
+        def call() -> None:
+            begin.wait()
+            note(number=number)
+
+        await asyncio.gather(*(asyncio.to_thread(call) for _ in range(4)))
+        return number
+
+    run = await Workflow("flow", input=list[int]).foreach(work).create_run()
+    await run.start(list(range(500)))
+    called = [event for event in await recorded(run) if isinstance(event, ToolCall)]
+    assert len({event.payload.tool_call_id for event in called}) == len(called) == 4 * 500
+    assert len({span.context.span_id for span in traces.find("execute_tool note") if span.context}) == 4 * 500
     traces.assert_complete()
